@@ -1,0 +1,1 @@
+"""How fast modesweep is, beside what people use today: `python -m benchmarks`."""

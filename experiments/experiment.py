@@ -1,0 +1,105 @@
+"""What an experiment is: a few frozen values and four functions, none of which needs torch until it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from experiments.targets import Target
+
+
+class Params(BaseModel):
+    """The parameters of one cell, its seed excluded. Every field takes part in the cell's identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    target: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that an experiment reports for each cell.
+
+    ``has_error`` says that a Monte-Carlo standard error is reported beside it, as ``<name>_se``.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    better: Literal["higher", "lower"] | None = None
+    has_error: bool = False
+
+
+class Cell(Protocol):
+    """What ``run_batch`` needs to know of a cell."""
+
+    @property
+    def params(self) -> Any: ...
+    @property
+    def target(self) -> Target: ...
+    @property
+    def seed(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of one cell, as plain numbers and numpy arrays.
+
+    Args:
+        status: ``ok``, or ``diverged`` when the objective or a parameter left the finite numbers.
+        error: the reason, for a person, when the status is not ``ok``.
+        metrics: by name; a metric that does not apply is left out, one that is undefined is NaN.
+        curve_steps: the training steps kept, shape ``(S,)``, the first and the last among them.
+        curves: by metric name, shape ``(S,)``.
+        modes: one array of shape ``(M,)`` for each of weight, target_mass, fitted_mass, captured, log_width.
+        samples: draws from the fitted distribution, shape ``(n, D)``.
+        mean, covariance, weights: of a parametric fit, ``(D,)``, ``(D, D)`` and ``(components,)``.
+    """
+
+    status: Literal["ok", "diverged"] = "ok"
+    error: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    curve_steps: np.ndarray | None = None
+    curves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    modes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    samples: np.ndarray | None = None
+    mean: np.ndarray | None = None
+    covariance: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named experiment: its parameters, its metrics, and how to run a stack of its cells.
+
+    Args:
+        version: raised when results change meaning; part of every cell's identity.
+        params: the pydantic model that the sweep file's parameters are read with.
+        metrics: what each record reports; ``objective`` names the one that training minimises,
+            by which nuisance parameters are chosen.
+        labels: text columns reported beside the metrics, name -> meaning.
+        check: raises ValueError, with the reason and what would be allowed, for a combination of
+            parameters and target that is undefined.
+        batch_key: what two cells must share to be stacked: shapes and the sequence of operations.
+        bytes_per_cell: peak working memory that one more cell adds to a stack.
+        seconds_per_cell: a rough estimate of one cell's share of a full stack, on one core.
+        run_batch: runs a stack: ``run_batch(cells, device) -> outcomes``, in the order of the cells.
+            A cell's outcome never depends on its batch-mates: bit for bit on CPU.
+    """
+
+    name: str
+    version: int
+    params: type[Params]
+    metrics: tuple[Metric, ...]
+    objective: str
+    check: Callable[[Any, Target], None]
+    batch_key: Callable[[Any, Target], Hashable]
+    bytes_per_cell: Callable[[Any, Target], int]
+    seconds_per_cell: Callable[[Any, Target], float]
+    run_batch: Callable[[Sequence[Cell], str], list[Outcome]]
+    labels: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,151 @@
+"""kl_fit: fit a Gaussian family to a target by a divergence, and measure what the fit keeps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, StringConstraints
+
+from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Params as BaseParams
+from experiments.metrics import DENSITY_METRICS, LABELS, NEIGHBOUR_METRICS
+from experiments.targets import Mixture, Points, Target
+
+Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
+
+
+class Params(BaseParams):
+    """Parameters of one fit.
+
+    Args:
+        divergence: ``forward_kl`` is KL(P || Q) and covers, ``reverse_kl`` is KL(Q || P) and seeks.
+        family: the shape of Q's covariance.
+        estimator: of reverse KL's gradient; forward KL has only the plain one.
+        init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
+            its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
+            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
+        init_scale: multiplies the initial standard deviations.
+        samples: drawn afresh at each step, of P or of Q.
+        learning_rate: of Adam, in units of the target's own standard deviations; constant for the first half of
+            the steps, then it falls to zero along a cosine so that the fit settles.
+    """
+
+    divergence: Literal["forward_kl", "reverse_kl"] = "reverse_kl"
+    family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full"] = "gaussian_full"
+    estimator: Literal["reparameterization"] = "reparameterization"
+    init: Init = "wide"
+    init_scale: float = Field(1.0, gt=0)
+    steps: int = Field(1000, ge=1, le=10_000_000)
+    samples: int = Field(256, ge=1, le=1_000_000)
+    learning_rate: float = Field(0.02, gt=0)
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "objective",
+        "nats",
+        "the chosen divergence of the final fit; cross entropy for points",
+        "lower",
+        has_error=True,
+    ),
+    *DENSITY_METRICS,
+    *(metric for metric in NEIGHBOUR_METRICS if metric not in DENSITY_METRICS),
+)
+
+
+def check(params: Params, target: Target) -> None:
+    """Refuse what has no answer."""
+    mode = re.fullmatch(r"mode:(\d+)", params.init)
+    if isinstance(target, Points):
+        _check_points(params, target, is_mode=mode is not None)
+        return
+    if mode and int(mode[1]) >= target.modes:
+        last = target.modes - 1
+        raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
+    if params.divergence == "forward_kl" and target.df is not None and target.df <= 2:
+        raise ValueError(
+            f"forward_kl: target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
+            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, or df above 2"
+        )
+
+
+def _check_points(params: Params, target: Points, is_mode: bool) -> None:
+    if params.divergence != "forward_kl":
+        raise ValueError(
+            f"divergence {params.divergence} needs the target's density, and target {target.name!r} is known by"
+            " its points alone. Use divergence forward_kl"
+        )
+    if params.init == "narrow" or is_mode:
+        raise ValueError(
+            f"init {params.init} needs the target's components, and target {target.name!r} has only points."
+            " Use init wide or random"
+        )
+    deviations = np.sqrt(np.diag(target.covariance))
+    constant = [c for c, sd in zip(target.columns, deviations, strict=True) if not sd > 0]
+    if constant:
+        raise ValueError(f"target {target.name!r}: column {constant[0]!r} is constant, so a fit would have no width")
+    correlation = target.covariance / np.outer(deviations, deviations)
+    if params.family == "gaussian_full" and np.linalg.eigvalsh(correlation)[0] < 1e-10:
+        raise ValueError(
+            f"target {target.name!r}: its columns are linearly dependent, so a full covariance would be singular."
+            " Use family gaussian_diagonal, or fewer columns"
+        )
+
+
+def batch_key(params: Params, target: Target) -> Hashable:
+    """Shapes and operations; locations, weights, widths, inits, learning rates and seeds are tensors."""
+    kind: Hashable = "points"
+    if isinstance(target, Mixture):
+        kind = (padded(target.modes), target.df is None)
+    return (
+        *(params.divergence, params.family, params.estimator, params.steps, params.samples, params.dtype),
+        *(target.dim, kind),
+    )
+
+
+def padded(components: int) -> int:
+    """The number of components that tensors are padded to: the next power of two."""
+    return 1 << (components - 1).bit_length()
+
+
+def bytes_per_cell(params: Params, target: Target) -> int:
+    """Training runs in slices, evaluation in blocks, of bounded size; a cell itself keeps little."""
+    modes = padded(target.modes) if isinstance(target, Mixture) else 1
+    item = 4 if params.dtype == "float32" else 8
+    training = item * target.dim * params.samples * (4 * modes + 40)
+    parameters = 8 * 8 * (target.dim + target.dim * modes) * (target.dim + 2)
+    return 50_000 + training + parameters
+
+
+def seconds_per_cell(params: Params, target: Target) -> float:
+    """From timings of full stacks on one core."""
+    modes = padded(target.modes) if isinstance(target, Mixture) else 1
+    item = 1.0 if params.dtype == "float32" else 2.0
+    per_sample = 1.5e-9 * (3 + 3 * target.dim + modes * (3 + 1.2 * target.dim + 0.15 * target.dim**2))
+    return params.steps * (1.2e-6 + item * params.samples * per_sample) + 1e-3
+
+
+def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    """Fit and evaluate a stack of cells of one batch key."""
+    from experiments.kl_fit.batch import run
+
+    return run(cells, device)
+
+
+KL_FIT = Experiment(
+    name="kl_fit",
+    version=1,
+    params=Params,
+    metrics=METRICS,
+    objective="objective",
+    check=check,
+    batch_key=batch_key,
+    bytes_per_cell=bytes_per_cell,
+    seconds_per_cell=seconds_per_cell,
+    run_batch=run_batch,
+    labels=LABELS,
+)

@@ -1,0 +1,119 @@
+"""Cells in, outcomes out: stack, fit, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from experiments.experiment import Cell, Outcome
+from experiments.kl_fit.divergences import DIVERGENCES, StackedTarget
+from experiments.kl_fit.families import Gaussian, Shape
+from experiments.kl_fit.fit import Fit, fit
+from experiments.kl_fit.judge import Gaussians, Judgement, judge
+from experiments.kl_fit.points import StackedPoints
+from experiments.kl_fit.start import Frame, initial
+from experiments.stacked_mixture import StackedMixture, padded_components
+from experiments.targets import Mixture, Points
+
+STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
+SLICE_BYTES = 4 << 20  # of a step's largest tensors: beyond the cache each pass costs two to three times as much
+
+_SHAPES: dict[str, Shape] = {
+    "gaussian_isotropic": "isotropic",
+    "gaussian_diagonal": "diagonal",
+    "gaussian_full": "full",
+}
+
+
+def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    """Fit and evaluate cells of one batch key, in their order."""
+    size = _slice_size(cells[0])
+    outcomes: list[Outcome] = []
+    for start in range(0, len(cells), size):
+        outcomes += _run_slice(cells[start : start + size], device)
+    return outcomes
+
+
+def _slice_size(cell: Cell) -> int:
+    params, target = cell.params, cell.target
+    modes = padded_components(target.modes) if isinstance(target, Mixture) else 1
+    item = 4 if params.dtype == "float32" else 8
+    hot = item * params.samples * (target.dim + 2) * modes
+    return max(STACK, min(512, SLICE_BYTES // hot // STACK * STACK))
+
+
+def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    stacked = [*cells, *[cells[-1]] * (-len(cells) % STACK)]
+    fitted, found = _fit(stacked, device)
+    judged: list[Judgement] = []
+    for start in range(0, len(stacked), STACK):
+        block = slice(start, start + STACK)
+        judged += judge(stacked[block], Gaussians(found.mean[block], found.tril[block]), device)
+    return [_outcome(k, cell, fitted, found, judged[k]) for k, cell in enumerate(cells)]
+
+
+def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgement) -> Outcome:
+    curve = {"loss": fitted.curve[k] + judged.loss_offset}
+    done = int(fitted.steps_done[k])
+    finite = bool(np.isfinite(found.mean[k]).all() and np.isfinite(found.tril[k]).all())
+    if done < cell.params.steps or not finite or not (np.diag(found.tril[k]) > 0).all():
+        return Outcome(
+            status="diverged",
+            error=f"diverged at step {done}: the loss or its gradient left the finite numbers;"
+            f" try a learning_rate below {cell.params.learning_rate:g}",
+            labels=judged.labels,
+            curve_steps=fitted.curve_steps,
+            curves=curve,
+        )
+    return Outcome(
+        metrics=judged.metrics,
+        labels=judged.labels,
+        curve_steps=fitted.curve_steps,
+        curves=curve,
+        modes=judged.modes,
+        samples=judged.samples,
+        mean=found.mean[k],
+        covariance=found.tril[k] @ found.tril[k].T,
+        weights=np.ones(1),
+    )
+
+
+def _fit(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
+    params, target = cells[0].params, cells[0].target
+    family = Gaussian(_SHAPES[params.family], target.dim)
+    dtype = getattr(torch, params.dtype)
+    frames = {cell.target.digest: Frame.of(cell.target, family.shape == "isotropic") for cell in cells}
+    stacked = _stack(cells, frames, dtype, device)
+    starts = []
+    for cell in cells:
+        mean, covariance = initial(cell.target, cell.params, cell.seed)
+        starts.append(family.project(*frames[cell.target.digest].gaussian(mean, covariance)))
+    fitted = fit(
+        stacked,
+        family,
+        DIVERGENCES[params.divergence],
+        torch.tensor(np.stack(starts), dtype=dtype, device=device),
+        [cell.seed for cell in cells],
+        steps=params.steps,
+        samples=params.samples,
+        learning_rate=torch.tensor([c.params.learning_rate for c in cells], dtype=dtype, device=device),
+        df=stacked.df[:, 0, 0] if isinstance(stacked, StackedMixture) and stacked.df is not None else None,
+    )
+    loc, tril = (part.cpu().numpy() for part in family.moments(fitted.theta.double()))
+    center = np.stack([frames[cell.target.digest].center for cell in cells])
+    scale = np.stack([frames[cell.target.digest].scale for cell in cells])
+    return fitted, Gaussians(center + scale * loc, scale[:, :, None] * tril)
+
+
+def _stack(
+    cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str
+) -> StackedTarget:
+    """The targets in their frames; cells of one target share what is made for it."""
+    targets = {cell.target.digest: cell.target for cell in cells}
+    if isinstance(cells[0].target, Points):
+        points = {digest: frames[digest].points(target) for digest, target in targets.items()}
+        return StackedPoints.stack([points[cell.target.digest] for cell in cells], dtype, device)
+    framed = {digest: frames[digest].mixture(target) for digest, target in targets.items()}
+    return StackedMixture.stack([framed[cell.target.digest] for cell in cells], dtype, device)

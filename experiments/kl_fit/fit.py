@@ -1,0 +1,118 @@
+"""The training loop: K fits as one tensor program, with no exchange with the host until it ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments import randomness
+from experiments.adam import Adam
+from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
+from experiments.kl_fit.families import Gaussian
+
+POINTS_OF_CURVE = 40
+NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Where K fits ended.
+
+    Args:
+        theta: parameters ``(K, P)``; of a diverged fit, the last finite ones.
+        steps_done: how many steps each fit stayed finite, ``(K,)``.
+        curve_steps: ``(S,)``.
+        curve: loss in nats at those steps, ``(K, S)``.
+    """
+
+    theta: Tensor
+    steps_done: np.ndarray
+    curve_steps: np.ndarray
+    curve: np.ndarray
+
+
+def fit(
+    target: StackedTarget,
+    family: Gaussian,
+    divergence: Divergence,
+    theta: Tensor,
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    samples: int,
+    learning_rate: Tensor,
+    df: Tensor | None = None,
+) -> Fit:
+    """Minimise the divergence by Adam from ``theta`` ``(K, P)``.
+
+    Args:
+        learning_rate: of each fit, ``(K,)``.
+        df: degrees of freedom ``(K,)`` of targets that are sampled and have Student-t components.
+    """
+    theta = theta.clone()
+    adam = Adam([theta], learning_rate)
+    active = torch.ones(len(theta), dtype=torch.bool, device=theta.device)
+    steps_done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
+    kept = curve_steps(steps)
+    curve = theta.new_zeros(len(kept), len(theta))
+    stream = _noise(family.dim, samples, steps, seeds, theta, divergence.samples_target, df)
+    column = 0
+    for step, noise in enumerate(stream):
+        keep = step == kept[column]
+        variable = theta.detach().requires_grad_()
+        loss = divergence.loss(target, family, variable, noise, whole=keep)
+        (gradient,) = torch.autograd.grad(loss.sum(), variable)
+        active &= torch.isfinite(gradient).all(dim=1) & torch.isfinite(loss.detach())
+        adam.step([gradient], rate=decay(step / steps), active=active)
+        steps_done += active
+        if keep:
+            curve[column] = loss.detach()
+            column = min(column + 1, len(kept) - 1)
+    return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
+
+
+def decay(progress: float) -> float:
+    """Factor on the learning rate: one for the first half, then half a cosine down to zero."""
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
+
+
+def curve_steps(steps: int) -> np.ndarray:
+    """At most 40 steps, evenly spaced in their logarithm, the first and the last among them."""
+    return np.unique(np.geomspace(1, steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
+
+
+def _noise(
+    dim: int,
+    samples: int,
+    steps: int,
+    seeds: Sequence[int],
+    like: Tensor,
+    samples_target: bool,
+    df: Tensor | None,
+) -> Iterator[Noise]:
+    """Each step's noise, drawn for many steps at once; cells of one seed share it."""
+    device = str(like.device)
+    normals, rows = randomness.shared_generators(seeds, "noise", device)
+    data, data_rows = randomness.shared_generators(seeds, "data", device)
+    if df is not None:  # gamma noise differs between targets of one seed
+        data, data_rows = randomness.generators(seeds, "data", device), torch.arange(len(seeds), device=device)
+    block = max(1, NOISE_BLOCK // (dim * samples))
+    for start in range(0, steps, block):
+        count = min(block, steps - start)
+        normal = randomness.normal((block, dim, samples), normals, like.dtype)
+        uniform = gamma = None
+        if samples_target:
+            uniform = randomness.uniform((block, samples), data, like.dtype)
+        if samples_target and df is not None:
+            gamma = randomness.gamma(0.5 * df, block * samples, data).view(-1, block, samples)
+        for i in range(count):
+            yield Noise(
+                normal[:, i].index_select(0, rows),
+                None if uniform is None else uniform[:, i].index_select(0, data_rows),
+                None if gamma is None else gamma[:, i],
+            )

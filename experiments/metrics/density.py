@@ -1,0 +1,223 @@
+"""Metrics of Q against a mixture P whose density is known: one path for quadrature and for Monte Carlo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.metrics.partition import Measure, Tally, tally
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Mixture
+
+MASS = 0.95  # of a highest-density region
+NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
+SMALLEST_MASS = 1e-300  # a mode that Q holds less of counts as holding this much, so that its cost stays finite
+
+__all__ = ["Evaluation", "Measure", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of one cell, by name, and one array ``(M,)`` for each column of its modes."""
+
+    metrics: Mapping[str, float]
+    modes: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Both:
+    """A measure of P or of Q with what was tallied over it; ``f`` is log p - log q."""
+
+    measure: Measure
+    tally: Tally
+    f: Tensor
+
+    @classmethod
+    def of(cls, mixture: StackedMixture, measure: Measure) -> _Both:
+        counts = tally(mixture, measure)
+        return cls(measure, counts, counts.log_p - measure.log_q)
+
+    def expectation(self, value: Tensor) -> Estimate:
+        """Mean of a function's values ``(K, N)``, and for independent draws the variance of that mean."""
+        weight = self.measure.weight
+        # A node without mass may have an infinite value, and 0 * inf is not 0.
+        value = torch.where(weight > 0, value, 0.0)
+        mean = (weight * value).sum(dim=1)
+        if self.measure.exact:
+            return Estimate(mean, torch.zeros_like(mean))
+        return Estimate(mean, (weight * (value - mean.unsqueeze(1))).square().sum(dim=1))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Means ``(K,)`` and the variances of their errors."""
+
+    value: Tensor
+    variance: Tensor
+
+    def __add__(self, other: Estimate) -> Estimate:
+        """Of independent estimates."""
+        return Estimate(self.value + other.value, self.variance + other.variance)
+
+    def __mul__(self, factor: float) -> Estimate:
+        return Estimate(factor * self.value, factor**2 * self.variance)
+
+
+def evaluate(
+    targets: Sequence[Mixture],
+    p: Measure,
+    q: Measure,
+    *,
+    level_p: Tensor | None = None,
+    level_q: Tensor | None = None,
+) -> list[Evaluation]:
+    """Every metric of ``table.DENSITY_METRICS`` for each of the K cells.
+
+    The results of a cell do not depend on its stack if K is a multiple of 32 (repeat the last cell).
+
+    Args:
+        p, q: points that stand for the target and for the fit.
+        level_p, level_q: log-densities ``(K,)`` that bound the 95 % highest-density regions, where they are
+            known exactly; otherwise they are order statistics of the draws.
+    """
+    mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
+    of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
+    masses = _masses(of_p.tally, of_q.tally)
+    estimates = _pointwise(of_p, of_q, level_p, level_q) | _chain_rule(of_p, of_q, *masses)
+    columns = {name: e.value for name, e in estimates.items()}
+    columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
+    table = {name: column.cpu().numpy() for name, column in columns.items()}
+    widths = [_variance(mixture, side.tally) for side in (of_q, of_p)]
+    modes = {
+        "target_mass": masses[0],
+        "fitted_mass": masses[1],
+        "log_width": 0.5 * (widths[0] / widths[1]).log(),
+        "nearest_mass": of_q.tally.nearest_mass,
+        "target_in_ellipse": of_p.tally.in_ellipse,
+        "fitted_in_ellipse": of_q.tally.in_ellipse,
+    }
+    rows = {name: column.cpu().numpy() for name, column in modes.items()}
+    return [_cell(k, target, table, rows) for k, target in enumerate(targets)]
+
+
+def _pointwise(
+    of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None
+) -> dict[str, Estimate]:
+    """Metrics that are expectations of a function of x."""
+    log_half = [math.log(2) + torch.nn.functional.logsigmoid(f) for f in (of_p.f, -of_q.f)]
+    return {
+        "forward_kl": of_p.expectation(of_p.f),
+        "reverse_kl": of_q.expectation(-of_q.f),
+        "jensen_shannon": (of_p.expectation(log_half[0]) + of_q.expectation(log_half[1])) * 0.5,
+        "entropy_gap": of_q.expectation(-of_q.measure.log_q) + of_p.expectation(of_p.tally.log_p),
+        "high_quality": of_q.expectation((of_q.tally.nearest <= NEAR).double()),
+        "high_quality_ceiling": of_p.expectation((of_p.tally.nearest <= NEAR).double()),
+        "coverage": _region(of_p, of_p.measure.log_q, of_q.measure, of_q.measure.log_q, level_q),
+        "sharpness": _region(of_q, of_q.tally.log_p, of_p.measure, of_p.tally.log_p, level_p),
+    }
+
+
+def _region(
+    side: _Both, log_density: Tensor, own: Measure, log_density_of_own: Tensor, level: Tensor | None
+) -> Estimate:
+    """One side's mass inside the other's 95 % highest-density region, over 0.95, at most 1."""
+    noise = 0.0
+    if level is None:
+        draws = log_density_of_own.shape[1]
+        level = log_density_of_own.kthvalue(draws - math.ceil(MASS * draws) + 1, dim=1).values
+        # The level moves with the draws that it was read from: their own binomial error.
+        noise = 0.0 if own.exact else MASS * (1 - MASS) / draws
+    inside = side.expectation((log_density >= level.unsqueeze(1)).double())
+    return Estimate((inside.value / MASS).clamp(max=1.0), (inside.variance + noise) / MASS**2)
+
+
+def _masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:
+    """P's and Q's mass of each cell of the partition, ``(K, M)``.
+
+    Both sides' points count, with the balance heuristic (Veach and Guibas 1995): P's points tell of the modes that
+    Q has lost, Q's of those that P hardly has. Summed over quadrature nodes these are the integrals themselves.
+    """
+    a, b = p.p_share + q.p_share, p.q_share + q.q_share
+    return a / a.sum(dim=1, keepdim=True), b / b.sum(dim=1, keepdim=True)
+
+
+def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Estimate]:
+    r"""Both KLs split by the partition ``A_k`` of space into modes.
+
+    .. math:: KL(a \| b) = \sum_k a(A_k) \ln \frac{a(A_k)}{b(A_k)} + \sum_k a(A_k) KL(a|A_k \,\|\, b|A_k)
+
+    The first sum is what is lost between modes (coverage nats), the second within them (shape nats). Standard
+    errors by the delta method: the coverage nats are a function of the masses, each divided by their sum, so
+    each point contributes its derivative to their variance.
+    """
+    a, b = a.clamp(min=SMALLEST_MASS), b.clamp(min=SMALLEST_MASS)
+    estimates = {}
+    for name, own, other, first, second in (
+        ("forward", of_p, of_q, a, b),
+        ("reverse", of_q, of_p, b, a),
+    ):
+        ratio = (first / second).log()
+        coverage = (first * ratio).sum(dim=1)
+        slopes = torch.stack([ratio - coverage.unsqueeze(1), 1.0 - first / second], dim=1)
+        sign = 1.0 if own is of_p else -1.0
+        terms = [_slope(side, slopes, sign) for side in (own, other)]
+        kl = own.expectation(sign * own.f)
+        spread = own.expectation(terms[0]).variance, other.expectation(terms[1]).variance
+        shape = own.expectation(sign * own.f - terms[0]).variance
+        estimates[f"{name}_coverage_nats"] = Estimate(coverage, spread[0] + spread[1])
+        estimates[f"{name}_shape_nats"] = Estimate(kl.value - coverage, shape + spread[1])
+    return estimates
+
+
+def _slope(side: _Both, slopes: Tensor, sign: float) -> Tensor:
+    """What each point contributes, to first order, to a function of the masses: ``(K, N)``."""
+    mode = side.tally.mode.long().clamp(max=slopes.shape[2] - 1).unsqueeze(1)  # a tie sums the indices
+    inner, outer = slopes.gather(2, mode.expand(-1, 2, -1)).unbind(dim=1)
+    return inner * torch.sigmoid(sign * side.f) + outer * torch.sigmoid(-sign * side.f)
+
+
+def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
+    """Total variance within each mode's cell, in the mode's own whitened coordinates, ``(K, M)``."""
+    k, m, d = counts.x.shape
+    mean = counts.x / counts.mass.unsqueeze(2) - mixture.center.transpose(1, 2)
+    whiten = mixture.whiten.view(k, d, m, d)
+    center = torch.einsum("kimj,kmj->kim", whiten, mean) + mixture.offset.view(k, d, m)
+    return counts.distance / counts.mass - center.square().sum(dim=1)
+
+
+def _cell(
+    k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray]
+) -> Evaluation:
+    """One cell's numbers, without the padding of its modes."""
+    m = target.modes
+    mine = {name: column[k, :m] for name, column in modes.items()}
+    captured = mine["fitted_in_ellipse"] >= 0.1 * mine["target_in_ellipse"]
+    widths = np.where(captured, mine["log_width"], np.nan)
+    share = mine["nearest_mass"] / mine["nearest_mass"].sum()
+    entropy = float(-(share * np.log(np.where(share > 0, share, 1.0))).sum()) + 0.0
+    metrics = {name: float(column[k]) for name, column in table.items()}
+    metrics |= {
+        "modes_captured": float(captured.sum()),
+        "modes_total": float(m),
+        "entropic_coverage": entropy / math.log(m) if m > 1 else math.nan,
+        "effective_modes": math.exp(entropy) / m,
+        "log_width": float(np.nanmean(widths)) if captured.any() else math.nan,
+    }
+    if target.df is not None and target.df <= 2:
+        # -log q grows like the square, which has no mean under P; a finite sum over points would hide it.
+        metrics |= {"forward_kl": math.inf, "forward_shape_nats": math.inf}
+    return Evaluation(
+        metrics,
+        {
+            "weight": np.asarray(target.weights, dtype=float),
+            "target_mass": mine["target_mass"],
+            "fitted_mass": mine["fitted_mass"],
+            "captured": captured,
+            "log_width": widths,
+        },
+    )

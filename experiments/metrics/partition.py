@@ -1,0 +1,137 @@
+"""Sums over the partition of space by the most responsible mode: all that the per-mode metrics are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from experiments.stacked_mixture import StackedMixture
+
+ELLIPSE = 0.99  # of a Gaussian mode's mass
+CHUNK = 512  # points at a time: the (K, M, chunk) tensors of a block of cells stay in cache
+
+
+@dataclass(frozen=True)
+class Measure:
+    r"""Weighted points that stand for P, or for Q: expectations are :math:`\sum_i w_i f(x_i)`.
+
+    Quadrature nodes, weighted by the density, and plain draws are the same to every metric.
+
+    Args:
+        x: ``(K, D, N)``, float64.
+        weight: ``(K, N)``, summing to one over the points.
+        log_q: log-density of Q at the points, ``(K, N)``.
+        exact: whether this is quadrature, whose errors are reported as zero.
+    """
+
+    x: Tensor
+    weight: Tensor
+    log_q: Tensor
+    exact: bool = False
+
+    @classmethod
+    def of_draws(cls, x: Tensor, log_q: Tensor) -> Measure:
+        """Independent draws ``(K, D, N)``, each of the same weight."""
+        return cls(x, torch.full_like(log_q, 1.0 / log_q.shape[1]), log_q)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one pass over a measure leaves. Sums over the M cells of the partition are weighted.
+
+    Args:
+        log_p: log-density of P at the points, ``(K, N)``.
+        nearest: squared Mahalanobis distance to the nearest mode, ``(K, N)``.
+        mode: index of the cell that a point lies in, as a float, ``(K, N)``.
+        mass: ``(K, M)``.
+        p_share, q_share: sums of p / (p + q) and of q / (p + q), ``(K, M)``.
+        x: ``(K, M, D)``.
+        distance: squared Mahalanobis distance to the mode, ``(K, M)``.
+        in_ellipse: mass in each mode's 99 % ellipse, ``(K, M)``.
+        nearest_mass: mass where a component's own density, without its weight, is the highest, ``(K, M)``.
+    """
+
+    log_p: Tensor
+    nearest: Tensor
+    mode: Tensor
+    mass: Tensor
+    p_share: Tensor
+    q_share: Tensor
+    x: Tensor
+    distance: Tensor
+    in_ellipse: Tensor
+    nearest_mass: Tensor
+
+
+def tally(mixture: StackedMixture, measure: Measure) -> Tally:
+    """One pass over the points of a measure; see ``Tally``."""
+    limit = float(stats.chi2.ppf(ELLIPSE, mixture.dim))
+    shape = mixture.log_weights.amax(dim=1, keepdim=True)
+    padding = mixture.log_weights == -torch.inf
+    equal = ((mixture.log_weights == shape) | padding).all(dim=1)
+    pieces = [t.split(CHUNK, dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
+    every = bool(equal.all())
+    parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*pieces, strict=True)]
+    log_p, nearest, mode, sums, ellipse, own = zip(*parts, strict=True)
+    total = _add(sums)
+    mass, p_share, q_share, top = total[:, :4].unbind(dim=1)
+    # Where all weights are equal the two partitions are one; so a cell's result needs no other cell's weights.
+    nearest_mass = torch.where(equal, mass, _add(own))
+    return Tally(
+        log_p=torch.cat(log_p, dim=1),
+        nearest=torch.cat(nearest, dim=1),
+        mode=torch.cat(mode, dim=1),
+        mass=mass,
+        p_share=p_share,
+        q_share=q_share,
+        x=total[:, 4:].transpose(1, 2),
+        distance=top,
+        in_ellipse=_add(ellipse),
+        nearest_mass=nearest_mass,
+    )
+
+
+def _chunk(
+    mixture: StackedMixture, limit: float, equal: bool, x: Tensor, weight: Tensor, log_q: Tensor
+) -> tuple[Tensor, ...]:
+    joint, distance = mixture.log_joint(x)
+    column = weight.unsqueeze(2)
+    inside = torch.bmm(torch.le(distance, limit, out=torch.empty_like(joint)), column).squeeze(2)
+    top = joint.amax(dim=1, keepdim=True)
+    hot = _hot(joint, top)
+    own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
+    if equal:
+        nearest_mass = torch.zeros_like(inside)
+    else:
+        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), column).squeeze(2)
+    numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
+    mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
+    log_p = joint.sub_(top).exp_().sum(dim=1).log_().add_(top.squeeze(1))
+    k, d, n = x.shape
+    rows = torch.empty(k, 4 + d, n, dtype=x.dtype, device=x.device)
+    rows[:, 0] = 1.0
+    torch.sigmoid(log_p - log_q, out=rows[:, 1])
+    torch.sigmoid(log_q - log_p, out=rows[:, 2])
+    nearest = distance.amin(dim=1)
+    rows[:, 3] = (hot * distance).sum(dim=1)
+    rows[:, 4:] = x
+    sums = torch.bmm(rows.mul_(weight.unsqueeze(1)), hot.transpose(1, 2))
+    return log_p, nearest, mode, sums, inside, nearest_mass
+
+
+def _hot(score: Tensor, top: Tensor) -> Tensor:
+    """One-hot over the modes, ``(K, M, N)``; modes that tie, as identical ones do everywhere, share the point."""
+    hot = torch.ge(score, top, out=torch.empty_like(score))
+    count = hot.sum(dim=1, keepdim=True)
+    return hot.div_(count) if bool((count > 1).any()) else hot
+
+
+def _add(parts: tuple[Tensor, ...]) -> Tensor:
+    """In the order of the chunks, so that the rounding is the same everywhere."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total

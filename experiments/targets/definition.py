@@ -1,0 +1,123 @@
+"""Targets that a sweep file defines: a mixture written out, or a file of points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.targets.mixture import Mixture
+from experiments.targets.point_file import nearest, read_points
+from experiments.targets.points import Points
+
+MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "df", "unit", "about")
+FILE_KEYS = ("file", "columns", "unit", "about")
+SUM_TOLERANCE = 1e-6
+
+
+def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | Points:
+    """The target that a mapping from a sweep file describes.
+
+    A mixture has ``weights (M,)``, ``means (M, D)``, ``covariances (M, D, D)`` (or, without correlation,
+    ``standard_deviations (M, D)``) and, for Student-t components, ``df``. A file of points has ``file``
+    (csv with a header, parquet or npy; a relative path starts at ``folder``) and, to choose among its
+    columns, ``columns``. Both may have a ``unit`` and a line ``about``.
+
+    Raises:
+        ValueError: says which part is wrong, and what would be right.
+    """
+    allowed = FILE_KEYS if "file" in definition else MIXTURE_KEYS
+    for key in definition:
+        if key not in allowed:
+            raise ValueError(
+                f"'{key}' is not a key of a target.{nearest(key, allowed)} Keys: {', '.join(allowed)}."
+            )
+    words = {key: _text(definition, key) for key in ("unit", "about")}
+    if "file" in definition:
+        file = _text(definition, "file")
+        return read_points(name, folder / Path(file).expanduser(), definition.get("columns"), **words)
+    return _mixture(name, definition, **words)
+
+
+def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) -> Mixture:
+    spread = [key for key in ("covariances", "standard_deviations") if key in definition]
+    if missing := [key for key in ("weights", "means") if key not in definition]:
+        raise ValueError(
+            f"no {' and no '.join(missing)}: a mixture has weights, means, covariances; points have a 'file'"
+        )
+    if len(spread) != 1:
+        raise ValueError("give either covariances (M matrices) or standard_deviations (M lists of D numbers)")
+    weights = _weights(_array(definition, "weights", 1, "[0.7, 0.3]"))
+    means = _array(definition, "means", 2, "[[-3.0], [3.0]] in one dimension, [[0, 1], [2, 3]] in two")
+    if spread == ["covariances"]:
+        covariances = _array(definition, "covariances", 3, "[[[1.0]], [[4.0]]] in one dimension")
+    else:
+        deviations = _array(definition, "standard_deviations", 2, "[[1.0], [2.0]] in one dimension")
+        if not (deviations > 0).all():
+            raise ValueError("standard_deviations must all be positive")
+        covariances = deviations[:, :, None] ** 2 * np.eye(deviations.shape[1])
+    count, dim = means.shape
+    if len(weights) != count:
+        raise ValueError(f"{len(weights)} weights for {count} means: each component has one of both")
+    if covariances.shape != (count, dim, dim):
+        shape = covariances.shape
+        raise ValueError(
+            f"{spread[0]}: {shape[0]} of dimension {shape[1]}, but the means are {count} of dimension {dim}"
+        )
+    _check_covariances(covariances)
+    return Mixture(name, weights, means, covariances, _df(definition.get("df")), unit, about)
+
+
+def _weights(weights: np.ndarray) -> np.ndarray:
+    if not (weights > 0).all():
+        raise ValueError(f"weights must all be positive, got {weights.tolist()}")
+    if abs(weights.sum() - 1) > SUM_TOLERANCE:
+        raise ValueError(f"weights must sum to 1, and these sum to {weights.sum():.6g}")
+    normalised: np.ndarray = weights / weights.sum()
+    return normalised
+
+
+def _check_covariances(covariances: np.ndarray) -> None:
+    for index, matrix in enumerate(covariances):
+        if not np.allclose(matrix, matrix.T, rtol=1e-9, atol=0):
+            raise ValueError(f"covariances[{index}] is not symmetric")
+        lowest, highest = np.linalg.eigvalsh(matrix)[[0, -1]]
+        if not lowest > 1e-12 * highest:
+            raise ValueError(
+                f"covariances[{index}] is not positive definite: its eigenvalues go down to {lowest:.3g}"
+            )
+
+
+def _df(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
+        raise ValueError(
+            f"df, the degrees of freedom, must be a positive number, got {value!r}; Gaussians have none"
+        )
+    return float(value)
+
+
+def _array(definition: Mapping[str, Any], key: str, depth: int, example: str) -> np.ndarray:
+    """The numbers under a key, nested as deeply as they must be."""
+    try:
+        array = np.array(definition[key])
+    except ValueError:
+        raise ValueError(f"{key}: its lists differ in length; write it as in {example}") from None
+    if array.size == 0 or array.dtype.kind not in "iuf":
+        raise ValueError(f"{key}: expected numbers, as in {example}")
+    if array.ndim != depth:
+        raise ValueError(f"{key}: expected {depth} levels of lists, as in {example}; found {array.ndim}")
+    array = array.astype(float)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{key}: every number must be finite")
+    return array
+
+
+def _text(definition: Mapping[str, Any], key: str) -> str:
+    value = definition.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key}: expected text, got {value!r}")
+    return value

@@ -1,0 +1,182 @@
+"""The ``vae`` experiment: what the KL weight, the latent size and the decoder's noise make a VAE keep of a target."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Params as BaseParams
+from experiments.metrics import DENSITY_METRICS
+from experiments.metrics import LABELS as METRIC_LABELS
+from experiments.targets import Points, Target
+
+NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
+
+
+class Params(BaseParams):
+    """The parameters of one VAE.
+
+    Args:
+        latent_dim: dimensions of z, whose prior is N(0, I).
+        kl_weight: the weight of the KL term: 1 is the ELBO, more or less a beta-VAE.
+        likelihood: ``gaussian`` with fixed ``noise_std``; or ``mse``, the squared error plus ``kl_weight`` times
+            the KL, in whose training ``noise_std`` takes no part.
+        noise_std: the decoder's noise, in training coordinates.
+        encoder, decoder: rectified layers of the ``hidden`` widths (in reverse for the decoder), or one affine map.
+        kl_warmup: share of the steps over which the KL weight grows from 0, linearly.
+        free_bits: nats below which a latent dimension's KL is not reduced.
+        train_size: None trains on fresh samples at every step (of a file: on all its points); a number on a fixed
+            set of that many, drawn by the cell's seed.
+        sample: whether the fitted distribution includes the decoder's noise, or is of decoder means.
+        standardise: train on coordinates of mean 0 and variance 1; results are in the data's own.
+    """
+
+    latent_dim: Annotated[int, Field(ge=1, le=256)] = 2
+    kl_weight: Annotated[float, Field(ge=0)] = 1.0
+    likelihood: Literal["gaussian", "mse"] = "gaussian"
+    noise_std: Annotated[float, Field(gt=0)] = 0.1
+    encoder: Literal["mlp", "linear"] = "mlp"
+    decoder: Literal["mlp", "linear"] = "mlp"
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (64, 64)
+    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
+    free_bits: Annotated[float, Field(ge=0)] = 0.0
+    steps: Annotated[int, Field(ge=1)] = 2000
+    batch_size: Annotated[int, Field(ge=1)] = 128
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    dtype: Literal["float32", "float64"] = "float32"
+    sample: Literal["noisy", "mean"] = "noisy"
+    standardise: bool = False
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "objective",
+        "",
+        "what training minimised, of the final model on the test points: nats, or squared units for mse",
+        "lower",
+        has_error=True,
+    ),
+    Metric("elbo", "nats", "evidence lower bound at KL weight 1: -(rate + distortion)", "higher", has_error=True),
+    Metric("rate", "nats", "KL of the encoder's posterior from the prior", has_error=True),
+    Metric(
+        "distortion",
+        "nats",
+        "-log p(x | z) at posterior samples, under Gaussian noise of noise_std",
+        "lower",
+        has_error=True,
+    ),
+    Metric(
+        "reconstruction_mse",
+        "squared units",
+        "squared error at posterior samples, summed over dimensions",
+        "lower",
+        has_error=True,
+    ),
+    Metric(
+        "nll",
+        "nats",
+        "-log q(x) of test points, by importance sampling with 64 draws from Laplace, encoder and prior",
+        "lower",
+        has_error=True,
+    ),
+    Metric("bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True),
+    Metric("active_units", "units", "latent dimensions whose posterior mean varies by more than 0.01", None),
+    Metric(
+        "theta",
+        "",
+        "kl_weight * noise_std^2 (kl_weight / 2 for mse), in training coordinates: the variance below which"
+        " a direction of a linear VAE collapses",
+    ),
+    *DENSITY_METRICS,
+)
+
+LABELS = METRIC_LABELS | {
+    "test_points": "what the metrics were measured on: fresh samples, held_out points, or the training points"
+}
+
+
+def check(params: Params, target: Target) -> None:
+    """Refuse what is undefined."""
+    if isinstance(target, Points):
+        count = len(target.values)
+        if count < 2:
+            raise ValueError(f"target {target.name!r} has {count} point; a VAE needs at least 2")
+        if params.train_size is not None and params.train_size > count:
+            raise ValueError(
+                f"train_size {params.train_size}: target {target.name!r} has {count} points."
+                f" Use at most {count}, or null for all of them"
+            )
+    elif target.df is not None and target.df <= 2:
+        raise ValueError(
+            f"target {target.name!r} has Student-t components with df {target.df:g}, whose variance is infinite, so"
+            " the expected squared error of a reconstruction is not defined. Use df above 2"
+        )
+
+
+def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Layer widths of encoder and decoder, inputs first."""
+    up = params.hidden if params.encoder == "mlp" else ()
+    down = params.hidden[::-1] if params.decoder == "mlp" else ()
+    return (dim, *up, 2 * params.latent_dim), (params.latent_dim, *down, dim)
+
+
+def batch_key(params: Params, target: Target) -> Hashable:
+    """Shapes and operations; noise, weights, warm-up, learning rates, coordinates and seeds are tensors."""
+    if isinstance(target, Points):
+        kind: Hashable = ("points", len(target.values))
+    else:
+        # Mixtures are padded to a power of two components.
+        kind = ((target.modes - 1).bit_length(), target.df is None)
+    shapes = (target.dim, kind, *widths(params, target.dim), params.batch_size, params.train_size, params.dtype)
+    return (*shapes, params.steps, params.likelihood, params.sample)
+
+
+def bytes_per_cell(params: Params, target: Target) -> int:
+    """Training buffers; evaluation runs in blocks of bounded size."""
+    item = 4 if params.dtype == "float32" else 8
+    layers = widths(params, target.dim)
+    parameters = sum(_parameters(w) for w in layers)
+    activations = 2 * params.batch_size * sum(sum(w) for w in layers)
+    noise = 2 * max(NOISE_CHUNK, params.batch_size * max(params.latent_dim, target.dim)) * 4
+    fixed = target.dim * (params.train_size or 0)
+    trace = 3 * params.steps * (1 + params.latent_dim)
+    return 500_000 + item * (9 * parameters + activations + noise + 2 * fixed + trace)
+
+
+def seconds_per_cell(params: Params, target: Target) -> float:
+    """From timings of stacks of 64 on one core."""
+    up, down = (_parameters(w) for w in widths(params, target.dim))
+    item = 1.0 if params.dtype == "float32" else 2.0
+    step = item * (2e-5 + (up + down) * (1.2e-10 * params.batch_size + 1.2e-9))
+    return params.steps * step + 0.02 + 1e-5 * down
+
+
+def _parameters(widths: Sequence[int]) -> int:
+    return sum(out * (before + 1) for before, out in pairwise(widths))
+
+
+def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    """Train and evaluate a stack of cells of one batch key."""
+    from experiments.vae.batch import run
+
+    return run(cells, device)
+
+
+VAE = Experiment(
+    name="vae",
+    version=1,
+    params=Params,
+    metrics=METRICS,
+    objective="objective",
+    check=check,
+    batch_key=batch_key,
+    bytes_per_cell=bytes_per_cell,
+    seconds_per_cell=seconds_per_cell,
+    run_batch=run_batch,
+    labels=LABELS,
+)

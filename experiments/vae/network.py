@@ -1,0 +1,147 @@
+r"""K multilayer perceptrons as one tensor program, their gradients written out.
+
+Layout: activations are sample-last, ``(K, features, N)``, so that every layer is one ``baddbmm`` of
+``(K, out, in)`` with ``(K, in, N)``. All parameters of a stack lie in one flat tensor, layer by layer, each
+block ``(K, out, in)`` contiguous: matrix products write their gradients straight into the like-shaped flat
+gradient, and the optimiser is a handful of elementwise operations on the whole.
+
+Hidden units are rectified: on one core, forward and backward of a rectified layer cost 2 microseconds a
+network (64 units, 128 samples), those of a tanh layer 27, more than its matrix products' 39 can bear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from experiments.randomness import uniform
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One affine map of K networks: weight ``(K, out, in)``, bias ``(K, out, 1)``; views of a flat tensor."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The layer widths of an encoder and a decoder, inputs first."""
+
+    encoder: tuple[int, ...]
+    decoder: tuple[int, ...]
+
+    @property
+    def latent(self) -> int:
+        return self.decoder[0]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """K encoders and decoders, and the flat tensor that holds all their parameters."""
+
+    flat: Tensor
+    encoder: list[Layer]
+    decoder: list[Layer]
+
+    @classmethod
+    def zeros(cls, stack: int, widths: Widths, dtype: torch.dtype, device: str | torch.device) -> Stack:
+        """Networks of these widths with every parameter 0."""
+        encoder, decoder = (stack * parameter_count(w) for w in (widths.encoder, widths.decoder))
+        # Rounded up, so that elementwise kernels never fall into their scalar remainder loops.
+        flat = torch.zeros(-(-(encoder + decoder) // 64) * 64, dtype=dtype, device=device)
+        return cls(flat, layers(flat, stack, widths.encoder), layers(flat[encoder:], stack, widths.decoder))
+
+    @property
+    def every_layer(self) -> list[Layer]:
+        return [*self.encoder, *self.decoder]
+
+
+def sizes(widths: Sequence[int]) -> list[tuple[int, int]]:
+    """``(out, in)`` of each layer of a network whose layers have these widths, the input's first."""
+    return [(after, before) for before, after in pairwise(widths)]
+
+
+def parameter_count(widths: Sequence[int]) -> int:
+    """Weights and biases of one network."""
+    return sum(out * (before + 1) for out, before in sizes(widths))
+
+
+def layers(flat: Tensor, stack: int, widths: Sequence[int]) -> list[Layer]:
+    """The layers of ``stack`` networks, as views of the first elements of ``flat``."""
+    found, at = [], 0
+    for out, before in sizes(widths):
+        weight = flat[at : at + stack * out * before].view(stack, out, before)
+        at += weight.numel()
+        bias = flat[at : at + stack * out].view(stack, out, 1)
+        at += bias.numel()
+        found.append(Layer(weight, bias))
+    return found
+
+
+def initialise(into: Sequence[Layer], generators: Sequence[torch.Generator]) -> None:
+    r"""Fill the layers as ``torch.nn.Linear`` does: weights and biases uniform on :math:`\pm 1/\sqrt{in}`."""
+    for layer in into:
+        _, out, before = layer.weight.shape
+        draw = (uniform((out, before + 1), generators, layer.weight.dtype) * 2 - 1) / before**0.5
+        layer.weight.copy_(draw[:, :, :before])
+        layer.bias.copy_(draw[:, :, before:])
+
+
+def forward(network: Sequence[Layer], x: Tensor, out: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Every layer's output, ``(K, width, N)``, for inputs ``x (K, in, N)``; written into ``out`` if given."""
+    outputs: list[Tensor] = []
+    for index, layer in enumerate(network):
+        if out is None:
+            x = torch.baddbmm(layer.bias, layer.weight, x)
+        else:
+            x = torch.baddbmm(layer.bias, layer.weight, x, out=out[index])
+        if index < len(network) - 1:
+            x.relu_()
+        outputs.append(x)
+    return outputs
+
+
+def backward(
+    network: Sequence[Layer],
+    x: Tensor,
+    outputs: Sequence[Tensor],
+    grad: Tensor,
+    into: Sequence[Layer],
+    scratch: Sequence[Tensor],
+) -> Tensor:
+    """Write a scalar's gradient at every parameter; returns the one at the first layer's output.
+
+    Args:
+        x: the network's input, ``(K, in, N)``.
+        outputs: what `forward` returned for it.
+        grad: the scalar's gradient at the last output, ``(K, out, N)``.
+        into: where the parameters' gradients are written.
+        scratch: buffers shaped as the hidden outputs.
+    """
+    for index in reversed(range(len(network))):
+        below = outputs[index - 1] if index else x
+        torch.bmm(grad, below.mT, out=into[index].weight)
+        torch.sum(grad, -1, keepdim=True, out=into[index].bias)
+        if index:
+            back = torch.bmm(network[index].weight.mT, grad, out=scratch[index - 1])
+            grad = torch.ops.aten.threshold_backward.grad_input(back, below, 0, grad_input=back)
+    return grad
+
+
+def jacobian(network: Sequence[Layer], outputs: Sequence[Tensor]) -> Tensor:
+    """d output / d input at the points that gave ``outputs``: ``(K, N, out, in)``, exact for rectified units."""
+    stack, _, samples = outputs[0].shape
+    first = network[0].weight
+    tangent = first.unsqueeze(1).expand(stack, samples, *first.shape[1:])
+    for layer, hidden in zip(network[1:], outputs[:-1], strict=True):
+        gated = tangent * (hidden > 0).mT.unsqueeze(-1)
+        width, inputs = gated.shape[2:]
+        flat = gated.permute(0, 2, 1, 3).reshape(stack, width, samples * inputs)
+        tangent = torch.bmm(layer.weight, flat).view(stack, -1, samples, inputs).transpose(1, 2)
+    return tangent

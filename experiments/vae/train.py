@@ -1,0 +1,167 @@
+r"""Training K variational autoencoders as one tensor program.
+
+Each minimises, per example,
+
+.. math:: c \, |x - \hat x(z)|^2 + \beta \sum_j \max(\lambda, \mathrm{KL}_j), \qquad
+          \mathrm{KL}_j = \tfrac12 (\mu_j^2 + e^{v_j} - 1 - v_j), \qquad z = \mu + e^{v / 2} \epsilon
+
+(Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; the KL weight of Higgins et al. 2017,
+https://openreview.net/forum?id=Sy2fzU9gl), with the encoder's (mu, v = log_var), lambda the free bits of one
+latent dimension, applied to the minibatch's mean KL_j (Kingma et al. 2016, https://arxiv.org/abs/1606.04934),
+and beta growing linearly over the warm-up. The gradient is written out: a step is some sixty kernels for the
+whole stack, and waits for no result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiments.adam import Adam
+from experiments.vae.likelihood import Quadratic
+from experiments.vae.network import Stack, Widths, backward, forward
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a cell may choose without leaving its stack; each ``(K,)``."""
+
+    learning_rate: Tensor
+    kl_weight: Tensor
+    kl_warmup: Tensor
+    free_bits: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Means over each step's minibatch: squared error ``(S, K)``, KL of each latent dimension ``(S, K, L)``."""
+
+    squared_error: Tensor
+    kl: Tensor
+
+
+def train(
+    model: Stack,
+    widths: Widths,
+    schedule: Schedule,
+    term: Quadratic,
+    data: Iterable[Tensor],
+    noise: Iterable[Tensor],
+    *,
+    steps: int,
+    batch_size: int,
+) -> Trace:
+    """Train in place.
+
+    Args:
+        term: the data term of the loss.
+        data: chunks of C minibatches, ``(K, D, C, N)``, as many as the steps need.
+        noise: standard normal draws for each, ``(K, L, C, N)``.
+    """
+    flat, stack = model.flat, len(schedule.kl_weight)
+    gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
+    optimiser = Adam([flat], _per_parameter(schedule.learning_rate, widths, flat))
+    buffers = _Buffers.allocate(widths, stack, batch_size, flat)
+    trace = Trace(flat.new_empty(steps, stack), flat.new_empty(steps, stack, widths.latent))
+    # The means over the minibatch are taken here, in the weights of both terms, and in no kernel.
+    error_weight = (2 * term.weight / batch_size).view(-1, 1, 1)
+    # Without free bits a KL rounded below 0 must keep its gradient.
+    floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).view(-1, 1)
+    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), range(steps), strict=False)
+    for x, epsilon, kl_weight, step in minibatches:
+        z, residual = _encode_decode(model, buffers, x, epsilon, trace.kl[step])
+        torch.sum(residual.square(), (1, 2), out=trace.squared_error[step])
+        kl_gradient = (kl_weight * (trace.kl[step] >= floor)).unsqueeze(-1) / batch_size
+        _backpropagate(model, gradient, buffers, x, z, epsilon, residual.mul_(error_weight), kl_gradient)
+        optimiser.step([gradient.flat], learning_rate_factor(step, steps))
+    trace.squared_error.div_(batch_size)
+    return trace
+
+
+def learning_rate_factor(step: int, steps: int) -> float:
+    """1 for the first half of training, then a half-cosine to 0, which averages the noise of the last steps."""
+    progress = max(0.0, 2 * step / steps - 1)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _steps(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Minibatches ``(K, D, N)`` out of chunks ``(K, D, C, N)``."""
+    for chunk in chunks:
+        yield from chunk.unbind(2)
+
+
+def _kl_weights(schedule: Schedule, steps: int) -> Iterator[Tensor]:
+    """The KL weight of each step, ``(K, 1)``: linear over the warm-up, then constant."""
+    for begin in range(0, steps, 256):
+        step = torch.arange(begin, begin + 256, device=schedule.kl_weight.device).view(-1, 1) + 1
+        ramp = (step / (schedule.kl_warmup * steps)).clamp(max=1)
+        yield from (ramp * schedule.kl_weight).unsqueeze(-1).unbind(0)
+
+
+def _per_parameter(values: Tensor, widths: Widths, like: Tensor) -> Tensor:
+    """One value for each cell -> one for each element of the flat parameter tensor."""
+    spread = Stack.zeros(len(values), widths, like.dtype, like.device)
+    for layer in spread.every_layer:
+        layer.weight.add_(values.view(-1, 1, 1))
+        layer.bias.add_(values.view(-1, 1, 1))
+    return spread.flat
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """Every intermediate of a step, allocated once: fresh memory costs more than most of the kernels."""
+
+    encoded: list[Tensor]
+    decoded: list[Tensor]
+    std: Tensor
+    grad_encoded: list[Tensor]
+    grad_decoded: list[Tensor]
+
+    @classmethod
+    def allocate(cls, widths: Widths, stack: int, batch_size: int, like: Tensor) -> _Buffers:
+        def empty(width: int) -> Tensor:
+            return like.new_empty(stack, width, batch_size)
+
+        return cls(
+            encoded=[empty(width) for width in widths.encoder[1:]],
+            decoded=[empty(width) for width in widths.decoder[1:]],
+            std=empty(widths.latent),
+            grad_encoded=[empty(width) for width in widths.encoder[1:]],
+            grad_decoded=[empty(width) for width in widths.decoder[1:-1]],
+        )
+
+
+def _encode_decode(model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
+    """One posterior sample z of each point, and its residual ``(K, D, N)``; the mean KL is written to ``kl (K, L)``."""
+    mu, log_var = forward(model.encoder, x, buffers.encoded)[-1].chunk(2, dim=1)
+    std = torch.mul(log_var, 0.5, out=buffers.std).exp_()
+    pointwise = torch.addcmul(mu.square(), std, std).sub_(log_var)
+    torch.mean(pointwise, -1, out=kl).sub_(1).mul_(0.5)
+    z = torch.addcmul(mu, std, epsilon)
+    return z, forward(model.decoder, z, buffers.decoded)[-1] - x
+
+
+def _backpropagate(
+    model: Stack,
+    gradient: Stack,
+    buffers: _Buffers,
+    x: Tensor,
+    z: Tensor,
+    epsilon: Tensor,
+    grad_output: Tensor,
+    kl_gradient: Tensor,
+) -> None:
+    """Write the loss's gradient, from the one at the decoder's output and the weight ``(K, L, 1)`` of each KL."""
+    mu, log_var = buffers.encoded[-1].chunk(2, dim=1)
+    std = buffers.std
+    grad = backward(model.decoder, z, buffers.decoded, grad_output, gradient.decoder, buffers.grad_decoded)
+    grad_z = torch.bmm(model.decoder[0].weight.mT, grad)
+    grad_mu, grad_log_var = buffers.grad_encoded[-1].chunk(2, dim=1)
+    torch.addcmul(grad_z, mu, kl_gradient, out=grad_mu)
+    torch.mul(grad_z, epsilon, out=grad_log_var).mul_(std)
+    grad_log_var.addcmul_(std.square().sub_(1), kl_gradient).mul_(0.5)
+    backward(model.encoder, x, buffers.encoded, buffers.grad_encoded[-1], gradient.encoder, buffers.grad_encoded)

@@ -1,0 +1,165 @@
+"""The one place where the runner meets the experiments: the verbs of the command line, as functions.
+
+>>> from runner import load_sweep, plan, read_cells, run        # doctest: +SKIP
+>>> report = run(load_sweep("quickstart"))                      # doctest: +SKIP
+>>> read_cells("quickstart").groupby("divergence").coverage.mean()  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from experiments.catalogue import CATALOGUE
+from runner import spec
+from runner.errors import SweepError
+from runner.options import Options, cut, plan_sweep
+from runner.plan import Plan
+from runner.progress import Listener
+from runner.spec import Sweep
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from runner.run import Report
+    from runner.tracking.request import ExportReport
+
+
+def load_sweep(
+    sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None
+) -> Sweep:
+    """Read a sweep: the name of a shipped one, or the path of a YAML file.
+
+    Args:
+        sweep: name, path, or the YAML text itself.
+        overrides: as ``--set`` takes them: ``"steps=500,1000"``.
+        seeds: how many, or which, in place of the file's.
+
+    Raises:
+        SweepError: lists everything that is wrong with it.
+    """
+    return spec.load_sweep(_source(sweep), CATALOGUE, spec.parse_overrides(overrides), seeds)
+
+
+def plan(sweep: Sweep, options: Options | None = None) -> Plan:
+    """The sweep's cells, and which of them are left to run; starts nothing."""
+    return plan_sweep(sweep, CATALOGUE, options or Options())
+
+
+def batches(plan: Plan, options: Options, workers: int) -> Any:
+    """The batches in which what is left of the plan would run."""
+    return cut(plan, CATALOGUE, options, workers)
+
+
+def run(sweep: Sweep, options: Options | None = None, listener: Listener | None = None) -> Report:
+    """Run the cells that have no record yet; write tables and report; log to MLflow. See ``runner.run``."""
+    from runner.run import run as run_sweep
+
+    return run_sweep(sweep, CATALOGUE, options, listener)
+
+
+def _source(sweep: str | Path) -> str | Path:
+    """A shipped name wins unless it is written as a path, so that a folder of results never hides it."""
+    if isinstance(sweep, Path) or "\n" in sweep or "/" in sweep or sweep.endswith((".yaml", ".yml")):
+        return sweep
+    shipped = CATALOGUE.sweeps
+    if sweep in shipped:
+        return shipped[sweep]
+    near = difflib.get_close_matches(sweep, shipped, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    raise SweepError(
+        f"'{sweep}' is not a shipped sweep.{guess} Shipped: {', '.join(shipped)}. "
+        f"A file is given by its path, such as ./{sweep}.yaml"
+    )
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """What a run came to, as plain values."""
+    tracking = report.tracking
+    return {
+        "sweep": report.plan.sweep.name,
+        "folder": str(report.folder),
+        "ran": dict(report.ran),
+        "counts": vars(report.counts),
+        "seconds": round(report.seconds, 3),
+        "stopped": report.stopped,
+        "phases": {name: round(seconds, 3) for name, seconds in report.phases.items()},
+        "mlflow": None if tracking is None else vars(tracking),
+    }
+
+
+def export(
+    sweep: str,
+    results: Path,
+    tracking_uri: str | None,
+    mode: Literal["cells", "groups", "off"] | None,
+    progress: Callable[[int, int], None],
+) -> ExportReport:
+    """Write a sweep's records into any MLflow; what is there already is not written twice.
+
+    Raises:
+        StoreError: there are no such results.
+        TrackingError: MLflow cannot be reached; what was exported stays.
+    """
+    from runner.provenance import collect
+    from runner.store.reading import find_folder, read_table
+    from runner.tracking.export import export as export_records
+    from runner.tracking.location import locate
+    from runner.tracking.request import Request, choose_mode, provenance_tags
+
+    folder = find_folder(sweep, results)
+    cells = read_table("cells", folder)["cell_id"].to_pylist()
+    chosen, _ = choose_mode(mode, len(cells))
+    if chosen is None:
+        raise SweepError("--mlflow off exports nothing: choose cells or groups")
+    location = locate(tracking_uri, folder.resolve().parent)
+    return export_records(Request(folder, location, chosen, cells, provenance_tags(collect())), progress)
+
+
+def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows of what ``modesweep list`` shows."""
+    experiments = CATALOGUE.experiments.values()
+    if kind == "targets":
+        targets = [CATALOGUE.target(name) for name in CATALOGUE.target_names]
+        rows = [(t.name, str(t.dim), str(getattr(t, "modes", "?")), t.unit, t.about) for t in targets]
+        return ("target", "dim", "modes", "unit", "about"), rows
+    if kind == "sweeps":
+        sweeps = [(name, load_sweep(path)) for name, path in CATALOGUE.sweeps.items()]
+        return ("sweep", "cells", "question"), [
+            (name, f"{sweep.size:,}", " ".join(sweep.question.split())) for name, sweep in sweeps
+        ]
+    if kind == "experiments":
+        return ("experiment", "parameter", "default", "allowed"), [
+            (experiment.name, name, *_parameter(info))
+            for experiment in experiments
+            for name, info in experiment.params.model_fields.items()
+        ]
+    if kind == "metrics":
+        seen = {
+            metric.name: (metric, experiment) for experiment in experiments for metric in experiment.metrics
+        }
+        return ("metric", "unit", "better", "meaning"), [
+            (metric.name, metric.unit, metric.better or "", metric.meaning) for metric, _ in seen.values()
+        ]
+    if kind in ("divergences", "families"):
+        name = "divergence" if kind == "divergences" else "family"
+        return (name, "in"), [
+            (str(value), experiment.name)
+            for experiment in experiments
+            if name in experiment.params.model_fields
+            for value in get_args(experiment.params.model_fields[name].annotation)
+        ]
+    points = [t for t in map(CATALOGUE.target, CATALOGUE.target_names) if not hasattr(t, "modes")]
+    return ("data", "dim", "points", "unit", "about"), [
+        (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
+    ]
+
+
+def _parameter(info: FieldInfo) -> tuple[str, str]:
+    """A parameter's default and what it may be."""
+    choices = get_args(info.annotation) if "Literal" in str(info.annotation) else ()
+    allowed = " ".join(str(value) for value in choices) or getattr(info.annotation, "__name__", "")
+    bounds = " ".join(str(bound) for bound in info.metadata)
+    return "required" if info.is_required() else str(info.default), f"{allowed} {bounds}".strip()

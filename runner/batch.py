@@ -1,0 +1,154 @@
+"""Batches: cells that can be stacked, cut so that memory is bounded and no worker waits at the end."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runner.canonical import digest
+from runner.experiment import Experiment
+from runner.grid import Resources
+from runner.plan import Cell, Plan
+
+__all__ = ["Batch", "Resources", "make_batches", "makespan"]
+
+MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
+STACK = 256  # beyond it the cost per cell no longer falls, and a stack leaves the processor's cache
+LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
+IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Cells of one batch key, run as one stack; ``seconds`` is the estimate that balances workers."""
+
+    id: str
+    experiment: str
+    cells: tuple[Cell, ...]
+    resources: Resources
+    seconds: float
+
+
+_Key = tuple[str, Resources, Hashable]
+
+
+@dataclass(frozen=True)
+class _Stackable:
+    """Cells that share a batch key and resources; ``limit`` of them fit in memory."""
+
+    experiment: str
+    resources: Resources
+    cells: tuple[Cell, ...]
+    limit: int
+    seconds_per_cell: float
+
+
+def make_batches(
+    plan: Plan,
+    experiments: Mapping[str, Experiment],
+    *,
+    workers: int,
+    memory_bytes: int,
+    cells_per_batch: int | None = None,
+) -> tuple[Batch, ...]:
+    """Cut what is left of a plan into batches, the longest first.
+
+    Each cell is in one batch, and a batch holds cells of one experiment, batch key and resources. Batches
+    are as large as the stack, memory and ``LONGEST`` allow, and smaller where workers would otherwise wait.
+
+    Args:
+        plan: of which only what is left counts.
+        experiments: by name.
+        workers: how many batches run at once.
+        memory_bytes: what one batch may occupy, by the experiment's ``bytes_per_cell``.
+        cells_per_batch: exactly this many cells in each batch, its last one excepted, if memory allows.
+    """
+    groups = _stackable(plan, experiments, memory_bytes)
+    if cells_per_batch is not None:
+        batches = [
+            b for group in groups for b in _cut(group, itertools.repeat(min(cells_per_batch, group.limit)))
+        ]
+        return _longest_first(batches)
+    share = sum(_padded(len(group.cells)) * group.seconds_per_cell for group in groups) / workers
+    best: list[Batch] = []
+    for pieces in (1, 2, 3, 4, 6, 8, 12, 16):
+        batches = [b for group in groups for b in _cut_even(group, share / pieces)]
+        if not best or makespan(batches, workers) < makespan(best, workers):
+            best = batches
+        if share >= (1 - IDLE) * makespan(best, workers):
+            break
+    return _longest_first(best)
+
+
+def makespan(batches: Sequence[Batch], workers: int) -> float:
+    """Estimated seconds until the last batch is done, the longest started first; start-up is not counted."""
+    free = [0.0] * workers
+    for seconds in sorted((batch.seconds for batch in batches), reverse=True):
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)
+
+
+def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int) -> list[_Stackable]:
+    groups: dict[_Key, list[Cell]] = {}
+    largest: dict[_Key, int] = {}
+    seconds: dict[_Key, float] = {}
+    for grid in plan.grids:
+        experiment, resources = experiments[grid.grid.experiment], grid.grid.resources
+        for _, seeds in itertools.groupby(grid.todo, key=lambda cell: cell.configuration_id):
+            cells = list(seeds)
+            params, target = cells[0].params, cells[0].target
+            key = (experiment.name, resources, experiment.batch_key(params, target))
+            groups.setdefault(key, []).extend(cells)
+            largest[key] = max(largest.get(key, 1), experiment.bytes_per_cell(params, target))
+            cost = len(cells) * experiment.seconds_per_cell(params, target)
+            seconds[key] = seconds.get(key, 0.0) + cost
+    return [
+        _Stackable(
+            experiment=key[0],
+            resources=key[1],
+            cells=tuple(cells),
+            limit=max(1, memory_bytes // largest[key]),
+            seconds_per_cell=seconds[key] / len(cells),
+        )
+        for key, cells in groups.items()
+    ]
+
+
+def _cut_even(group: _Stackable, seconds: float) -> list[Batch]:
+    """Batches as equal as multiples of 16 can be, as many as keep them near ``seconds`` and below the bounds."""
+    if group.limit < MULTIPLE:
+        return _cut(group, itertools.repeat(group.limit))
+    units = math.ceil(len(group.cells) / MULTIPLE)
+    unit_seconds = max(MULTIPLE * group.seconds_per_cell, 1e-9)
+    largest = max(1, int(min(group.limit / MULTIPLE, STACK / MULTIPLE, LONGEST / unit_seconds)))
+    wanted = math.ceil(units * unit_seconds / seconds - 1e-6)
+    count = min(units, max(wanted, math.ceil(units / largest)))
+    size, larger = divmod(units, count)
+    return _cut(group, (MULTIPLE * (size + (index < larger)) for index in range(count)))
+
+
+def _cut(group: _Stackable, sizes: Iterable[int]) -> list[Batch]:
+    ends = itertools.accumulate(sizes, initial=0)
+    starts = itertools.takewhile(lambda span: span[0] < len(group.cells), itertools.pairwise(ends))
+    pieces = (group.cells[start:end] for start, end in starts)
+    return [
+        Batch(
+            id=digest(",".join(cell.id for cell in cells)),
+            experiment=group.experiment,
+            cells=cells,
+            resources=group.resources,
+            seconds=_padded(len(cells)) * group.seconds_per_cell,
+        )
+        for cells in pieces
+    ]
+
+
+def _padded(cells: int) -> int:
+    return MULTIPLE * math.ceil(cells / MULTIPLE)
+
+
+def _longest_first(batches: Sequence[Batch]) -> tuple[Batch, ...]:
+    return tuple(sorted(batches, key=lambda batch: -batch.seconds))

@@ -1,0 +1,307 @@
+"""The command line: reads options, calls the library, prints. No logic, and no heavy imports, live here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from runner import api, display
+from runner.errors import ModesweepError, SweepError
+from runner.options import Options
+from runner.progress import Silent, Terminal
+
+OK, NOT_OK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="modesweep",
+    help="What does a divergence make a model keep? Sweeps of KL fits and VAEs: mode coverage and sharpness.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class ExecutorName(StrEnum):
+    """Where batches run."""
+
+    tune = "tune"
+    inline = "inline"
+
+
+class MlflowMode(StrEnum):
+    """What becomes an MLflow run."""
+
+    cells = "cells"
+    groups = "groups"
+    off = "off"
+
+
+class Kind(StrEnum):
+    """What ``list`` lists."""
+
+    targets = "targets"
+    divergences = "divergences"
+    families = "families"
+    experiments = "experiments"
+    sweeps = "sweeps"
+    metrics = "metrics"
+    data = "data"
+
+
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A shipped sweep's name, or the path of a YAML file.")
+]
+DoneArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of its results folder.")
+]
+Results = Annotated[Path, typer.Option(help="The folder that holds a folder for each sweep.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="AXIS=V1,V2", help="Replace a parameter's values. Repeatable."),
+]
+Seeds = Annotated[int | None, typer.Option(help="How many seeds, in place of the file's.")]
+Executor = Annotated[ExecutorName, typer.Option(help="As Ray Tune trials, or in this process.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Batches at a time. [default: the number of cores]")]
+Address = Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or HOST:PORT.")]
+CellsPerBatch = Annotated[
+    int | None, typer.Option(min=1, help="In place of a number chosen from workers and memory.")
+]
+Tracking = Annotated[
+    str | None,
+    typer.Option(
+        help="MLflow tracking URI. [default: mlflow.db in the results folder]",
+        envvar="MLFLOW_TRACKING_URI",
+        show_default=False,
+    ),
+]
+Mlflow = Annotated[
+    MlflowMode | None,
+    typer.Option(help="An MLflow run for each cell, for each configuration, or none. [default: by size]"),
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also run cells whose record is not ok.")]
+FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that is not ok.")]
+MaxCells = Annotated[int, typer.Option(min=1, help="Refuse a larger sweep.")]
+Samples = Annotated[bool, typer.Option("--samples/--no-samples", help="Write samples.parquet.")]
+OneCell = Annotated[str | None, typer.Option("--cell", metavar="ID", help="Run one cell, finished or not.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
+
+
+@app.command()
+def run(
+    sweep: SweepArgument,
+    results: Results = Path("results"),
+    executor: Executor = ExecutorName.tune,
+    workers: Workers = None,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    cells_per_batch: CellsPerBatch = None,
+    tracking_uri: Tracking = None,
+    mlflow: Mlflow = None,
+    retry_failed: RetryFailed = False,
+    fail_fast: FailFast = False,
+    max_cells: MaxCells = 1_000_000,
+    samples: Samples = True,
+    cell: OneCell = None,
+    json_: AsJson = False,
+) -> None:
+    """Run the cells of a sweep that are not done yet, log them to MLflow, write tables and report."""
+    from runner import lookup
+
+    options = Options(
+        results=results,
+        executor=executor.value,
+        workers=workers,
+        address=address,
+        cells_per_batch=cells_per_batch,
+        tracking_uri=tracking_uri,
+        mlflow=None if mlflow is None else mlflow.value,
+        retry_failed=retry_failed,
+        fail_fast=fail_fast,
+        max_cells=max_cells,
+        samples=samples,
+        cell=cell,
+        command=_command(),
+    )
+    console = Console()
+    report = api.run(
+        api.load_sweep(sweep, set_ or (), seeds), options, Silent() if json_ else Terminal(console)
+    )
+    if json_:
+        print(json.dumps(api.report_json(report)))
+    else:
+        console.print(display.report_view(report, lookup.comparisons(report.folder)))
+    if report.stopped == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(OK if report.all_ok else NOT_OK)
+
+
+@app.command()
+def plan(
+    sweep: SweepArgument,
+    results: Results = Path("results"),
+    executor: Executor = ExecutorName.tune,
+    workers: Workers = None,
+    address: Address = None,
+    set_: Set = None,
+    seeds: Seeds = None,
+    cells_per_batch: CellsPerBatch = None,
+    tracking_uri: Tracking = None,
+    mlflow: Mlflow = None,
+    retry_failed: RetryFailed = False,
+    fail_fast: FailFast = False,
+    max_cells: MaxCells = 1_000_000,
+    samples: Samples = True,
+    cell: OneCell = None,
+    json_: AsJson = False,
+) -> None:
+    """Show what `run` would do: cells, batches, what is done, how long. Starts nothing."""
+    options = Options(
+        results=results,
+        workers=workers,
+        cells_per_batch=cells_per_batch,
+        retry_failed=retry_failed,
+        max_cells=max_cells,
+        cell=cell,
+    )
+    planned = api.plan(api.load_sweep(sweep, set_ or (), seeds), options)
+    count = 1 if executor is ExecutorName.inline else workers or os.cpu_count() or 1
+    batches = api.batches(planned, options, count)
+    if json_:
+        print(json.dumps(display.plan_json(planned, batches, count)))
+        return
+    Console().print(display.plan_view(planned, batches, count, str(results / planned.sweep.name)))
+
+
+@app.command()
+def status(sweep: DoneArgument, results: Results = Path("results"), json_: AsJson = False) -> None:
+    """Show how far a sweep is: cells by status, and who is working on it."""
+    from runner import lookup
+
+    found = lookup.status(sweep, results)
+    if json_:
+        print(json.dumps(found))
+        return
+    Console().print(display.pairs_view(f"{found.pop('sweep')}", {"status": found}))
+
+
+@app.command()
+def summary(sweep: DoneArgument, results: Results = Path("results"), json_: AsJson = False) -> None:
+    """Print the coverage-sharpness table of a finished sweep again."""
+    from runner import lookup
+
+    if json_:
+        print(lookup.summary_json(sweep, results))
+        return
+    parts, warnings = lookup.summary(sweep, results)
+    Console().print(display.comparison_view(parts))
+    for warning in warnings:
+        Console().print(warning, style="yellow", highlight=False)
+
+
+@app.command()
+def show(
+    cell_id: Annotated[str, typer.Argument(metavar="CELL_ID", help="A cell's id, or the beginning of one.")],
+    results: Results = Path("results"),
+    json_: AsJson = False,
+) -> None:
+    """Print everything known of one cell."""
+    from runner import lookup
+
+    title, sections = lookup.show(cell_id, results)
+    if json_:
+        print(json.dumps(sections, default=str))
+        return
+    Console().print(display.pairs_view(title, sections))
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    names: Annotated[bool, typer.Option("--names", help="Print the names alone, one a line.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """List what a sweep file may name, and what the columns mean."""
+    columns, rows = api.listing(kind.value)
+    if json_:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))
+    elif names:
+        print("\n".join(row[0] for row in rows))
+    else:
+        Console().print(display.names_view(rows, columns))
+
+
+@app.command()
+def ui(
+    results: Results = Path("results"),
+    tracking_uri: Tracking = None,
+    port: Annotated[int, typer.Option(help="The first port to try.")] = 5000,
+) -> None:
+    """Browse every run in MLflow's web page, on this machine alone."""
+    from runner.tracking.ui import serve
+
+    raise typer.Exit(serve(tracking_uri, results, port))
+
+
+@app.command()
+def export(
+    sweep: DoneArgument,
+    results: Results = Path("results"),
+    tracking_uri: Tracking = None,
+    mlflow: Mlflow = None,
+) -> None:
+    """Write a sweep's records into any MLflow; what is there already is not written twice."""
+    console = Console()
+    with console.status("exporting") as line:
+        report = api.export(
+            sweep,
+            results,
+            tracking_uri,
+            mlflow and mlflow.value,
+            lambda n, m: line.update(f"exporting {n:,} of {m:,}"),
+        )
+    console.print(
+        f"{report.cells:,} cells are in MLflow, {report.written:,} runs written now.", highlight=False
+    )
+    for problem in report.problems:
+        console.print(problem, style="yellow", highlight=False)
+
+
+def main() -> None:
+    """Run the command line; errors become one screen of text and an exit code."""
+    try:
+        app()
+    except SweepError as error:
+        _fail(error, BAD_INPUT)
+    except ModesweepError as error:
+        _fail(error, NOT_OK)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(error: ModesweepError, code: int) -> None:
+    console = Console(stderr=True)
+    console.print("modesweep: ", style="bold red", end="")
+    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def _command() -> str:
+    """This command as a person would type it again, without its secrets."""
+    from runner.provenance import redact
+
+    return " ".join(["modesweep", *(shlex.quote(redact(part)) for part in sys.argv[1:])])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The table at the end of a run: what was varied, against coverage and sharpness, on one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runner.summary import by_experiment, parameters, statistics
+
+JUDGED_BY = ("coverage", "sharpness")
+MEASURES = (*JUDGED_BY, "modes_captured", "modes_total", "forward_kl", "reverse_kl")
+ROWS = 30
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One experiment's part of the table.
+
+    Args:
+        axes: columns that say what a row is: the target, then the parameters that vary.
+        measures: columns of mean values; ``<measure>_half`` is half the width of the mean's 95 % interval.
+        rows: those columns, and ``n``, the number of cells behind the row.
+        notes: sentences on what was averaged over or left out.
+    """
+
+    experiment: str
+    axes: tuple[str, ...]
+    measures: tuple[str, ...]
+    rows: pd.DataFrame
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The cells of one experiment that count, and the axes that its rows are still told apart by."""
+
+    experiment: str
+    cells: pd.DataFrame
+    axes: tuple[str, ...]
+    measures: tuple[str, ...]
+    pooled: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.cells[list(self.axes)].drop_duplicates())
+
+
+def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Comparison]:
+    """Coverage and sharpness of what was varied, by experiment and target, in about ``limit`` rows in all.
+
+    Only the best of each nuisance parameter's values counts. While there are too many rows, the axis that
+    makes the least difference to coverage and sharpness is averaged over, in the experiment with the most
+    rows; the target and the most telling axis always stay, and rows beyond the limit are then left out.
+    Averages are first taken within a seed, because the cells of one seed share their noise.
+
+    Args:
+        cells: as in ``cells.parquet``.
+        summary: what ``summarise`` makes of them.
+        limit: the number of rows that fit.
+    """
+    best = summary.filter(summary["nuisance_best"])
+    chosen = cells.filter(pc.is_in(cells["configuration_id"], best["configuration_id"].combine_chunks()))
+    chosen = chosen.filter(pc.equal(chosen["status"], "ok"))
+    parts = [_part(chosen, name) for name in chosen["experiment"].unique().to_pylist()]
+    while sum(part.size for part in parts) > limit:
+        widest = max((part for part in parts if len(part.axes) > 2), key=lambda part: part.size, default=None)
+        if widest is None:
+            break
+        parts[parts.index(widest)] = _without_least(widest)
+    share = max(1, limit // max(1, len(parts)))
+    return [_comparison(part, share if sum(p.size for p in parts) > limit else part.size) for part in parts]
+
+
+def _part(cells: pa.Table, experiment: str) -> _Part:
+    own = cells.filter(pc.equal(cells["experiment"], experiment))
+    objective = by_experiment(cells, "objective").get(experiment, "")
+    nuisance = by_experiment(cells, "nuisance").get(experiment, [])
+    measures = [name for name in dict.fromkeys((*MEASURES, objective)) if name in cells.column_names]
+    candidates = [name for name in parameters(cells) if name not in nuisance]
+    frame = own.select([*candidates, "seed", *measures]).to_pandas()
+    axes = [name for name in candidates if name != "target" and frame[name].nunique(dropna=False) > 1]
+    measures = [name for name in measures if frame[name].notna().any()]
+    return _Part(experiment, frame[["target", *axes, "seed", *measures]], ("target", *axes), tuple(measures))
+
+
+def _without_least(part: _Part) -> _Part:
+    judged = [name for name in JUDGED_BY if name in part.measures] or list(part.measures)
+
+    def effect(axis: str) -> float:
+        return float(part.cells.groupby(axis, dropna=False)[judged].mean().var(ddof=0).sum())
+
+    least = min(part.axes[1:], key=effect)
+    axes = tuple(axis for axis in part.axes if axis != least)
+    values = part.cells[least].nunique(dropna=False)
+    return replace(part, axes=axes, pooled=(*part.pooled, f"{least} ({values} values)"))
+
+
+def _comparison(part: _Part, limit: int) -> Comparison:
+    axes, measures = list(part.axes), list(part.measures)
+    by_seed = part.cells.groupby([*axes, "seed"], sort=False, dropna=False)[measures].mean().reset_index()
+    groups = by_seed.groupby(axes, sort=False, dropna=False)
+    codes = groups.ngroup().to_numpy()
+    first = np.unique(codes, return_index=True)[1]
+    rows = by_seed.loc[first, axes].reset_index(drop=True)
+    rows["n"] = part.cells.groupby(axes, sort=False, dropna=False).size().to_numpy()
+    everything = np.ones(len(codes), bool)
+    for name in measures:
+        mean, _, low, high = statistics(by_seed[name].to_numpy(), codes, everything, len(first))
+        rows[name], rows[f"{name}_half"] = mean, (high - low) / 2
+    return Comparison(
+        part.experiment, part.axes, part.measures, rows.head(limit), _notes(part, len(rows) - limit)
+    )
+
+
+def _notes(part: _Part, left_out: int) -> tuple[str, ...]:
+    pooled: Sequence[str] = part.pooled
+    averaged = [f"{part.experiment}: averaged over {', '.join(pooled)}"] if pooled else []
+    more = [f"{part.experiment}: {left_out} more rows are in summary.parquet"] if left_out > 0 else []
+    return (*averaged, *more)

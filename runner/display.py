@@ -1,0 +1,201 @@
+"""What the command line prints, as rich renderables made from values: no reading, no running."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from runner.batch import Batch, makespan
+from runner.plan import Plan
+from runner.progress import duration
+
+if TYPE_CHECKING:
+    from runner.comparison import Comparison
+    from runner.run import Report
+
+FIRST_CELLS = 5
+SHORT = {"modes_captured": "modes", "n": "cells"}
+SPREAD = ("coverage", "sharpness")  # the measures that the question is about are shown with their interval
+
+
+def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str) -> RenderableType:
+    """Cells, batches, what is done and an estimate, then the first cells that would run."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("grid", "axes"):
+        table.add_column(name, overflow="fold")
+    for name in ("cells", "done", "to run", "batches", "est."):
+        table.add_column(name, justify="right")
+    for grid in plan.grids:
+        ids = {cell.id for cell in grid.todo}
+        own = [batch for batch in batches if batch.cells[0].id in ids]
+        axes = " x ".join(f"{len(values)} {name}" for name, values in _varying(grid.grid))
+        seconds = sum(batch.seconds for batch in own)
+        table.add_row(
+            grid.grid.experiment,
+            " x ".join(part for part in (axes, f"{len(plan.sweep.seeds)} seeds") if part),
+            f"{len(grid.cells):,}",
+            f"{len(grid.cells) - len(grid.todo):,}",
+            f"{len(grid.todo):,}",
+            f"{len(own):,}",
+            duration(seconds / workers) if own else "",
+        )
+    done = ", ".join(f"{count:,} {status}" for status, count in sorted(plan.done.items())) or "none"
+    lines = [
+        Text(
+            f"{plan.sweep.name}: {len(plan.cells):,} cells, {len(plan.todo):,} to run (done: {done})", "bold"
+        )
+    ]
+    if plan.sweep.question:
+        lines.append(Text(" ".join(plan.sweep.question.split()), "italic"))
+    lines += [Text(""), table, Text("")]
+    if plan.repeated:
+        lines.append(Text(f"{plan.repeated:,} cells are described twice and run once."))
+    if batches:
+        time = duration(makespan(batches, workers))
+        lines.append(Text(f"About {time} of fits on {workers} workers, and a few seconds to start."))
+        lines.append(Text(f"Results go to {elsewhere}/"))
+        shown = plan.todo[:FIRST_CELLS]
+        rest = f"The first {len(shown)} to run:" if len(plan.todo) > len(shown) else "To run:"
+        lines += [Text(""), Text(rest)]
+        for cell in shown:
+            given = cell.params.model_dump(exclude_defaults=True)
+            said = " ".join(f"{name}={value}" for name, value in given.items())
+            lines.append(Text(f"  {cell.id}  {cell.experiment} {said} seed={cell.seed}", "dim"))
+    else:
+        lines.append(Text("Nothing to run: every cell has a record."))
+    return Group(*lines)
+
+
+def plan_json(plan: Plan, batches: Sequence[Batch], workers: int) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "sweep": plan.sweep.name,
+        "question": plan.sweep.question,
+        "cells": len(plan.cells),
+        "todo": len(plan.todo),
+        "done": dict(plan.done),
+        "repeated": plan.repeated,
+        "batches": len(batches),
+        "workers": workers,
+        "estimated_seconds": round(makespan(batches, workers), 1) if batches else 0.0,
+        "grids": [
+            {"experiment": g.grid.experiment, "cells": len(g.cells), "todo": len(g.todo)} for g in plan.grids
+        ],
+        "first_cells": [
+            {"cell_id": c.id, "experiment": c.experiment, "seed": c.seed, **c.params.model_dump(mode="json")}
+            for c in plan.todo[:FIRST_CELLS]
+        ],
+    }
+
+
+def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
+    """The coverage-sharpness table, how many cells ended how, and where to look next."""
+    name, counts = report.plan.sweep.name, report.counts
+    ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
+    lines = [Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")]
+    not_ok = counts.diverged + counts.failed + counts.timeout
+    lines.append(
+        Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else ""))
+    )
+    if report.stopped:
+        lines.append(Text(f"Stopped early; to continue: {report.command}", "bold"))
+    elif not_ok:
+        lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
+    if report.tracking and not report.tracking.error:
+        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui"))
+    lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
+    return Group(comparison_view(parts), *lines)
+
+
+def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
+    """The coverage-sharpness table: a part for each experiment, a row for each configuration shown."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        table = Table(
+            title=part.experiment, title_justify="left", box=None, pad_edge=False, header_style="bold"
+        )
+        for axis in part.axes:
+            table.add_column(axis, no_wrap=True)
+        measures = _measures(part)
+        for name in (*measures, "n"):
+            table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
+        previous: tuple[Any, ...] = ()
+        for row in part.rows.to_dict("records"):
+            axes = tuple(_value(row[axis]) for axis in part.axes)
+            if previous and axes[0] != previous[0]:
+                table.add_section()
+            first = "" if previous and axes[0] == previous[0] else axes[0]
+            table.add_row(first, *axes[1:], *(_measure(row, name) for name in measures), str(row["n"]))
+            previous = axes
+        shown += [table, *(Text(note, "dim") for note in part.notes), Text("")]
+    return Group(*shown)
+
+
+def comparison_markdown(parts: Sequence[Comparison]) -> str:
+    """The same table as markdown, for MLflow's note."""
+    lines: list[str] = []
+    for part in parts:
+        names = [*part.axes, *_measures(part)]
+        header = [SHORT.get(name, name) for name in names]
+        lines += [f"**{part.experiment}**", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+        for row in part.rows.to_dict("records"):
+            values = [*(_value(row[a]) for a in part.axes), *(_measure(row, m) for m in _measures(part))]
+            lines.append(f"| {' | '.join(values)} |")
+        lines += ["", *(f"_{note}_" for note in part.notes), ""]
+    return "\n".join(lines)
+
+
+def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+    """Named values in sections, such as everything known of one cell."""
+    shown: list[RenderableType] = [Text(title, "bold")]
+    for heading, values in sections.items():
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(style="dim")
+        table.add_column(overflow="fold")
+        for name, value in values.items():
+            table.add_row(f"  {name}", _value(value))
+        shown += [Text(""), Text(heading, "bold"), table]
+    return Group(*shown)
+
+
+def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> RenderableType:
+    """A list of named things and what each is."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _varying(grid: Any) -> Iterator[tuple[str, Sequence[Any]]]:
+    yield from grid.axes.items()
+    yield from grid.nuisance.items()
+
+
+def _measures(part: Comparison) -> list[str]:
+    """Modes captured and their total are one column: ``4.0 of 8``."""
+    both = {"modes_captured", "modes_total"} <= set(part.measures)
+    return [name for name in part.measures if not (both and name == "modes_total")]
+
+
+def _measure(row: Mapping[str, Any], name: str) -> str:
+    mean, half = row[name], row.get(f"{name}_half", math.nan)
+    if name == "modes_captured" and "modes_total" in row:
+        return f"{mean:.3g}/{row['modes_total']:.0f}" if not math.isnan(mean) else "-"
+    if mean is None or math.isnan(mean):
+        return "-"
+    if name not in SPREAD:
+        return f"{mean:.3g}"
+    return f"{mean:.3f}" + (f" ±{half:.2g}" if half >= 0.0005 else "")
+
+
+def _value(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

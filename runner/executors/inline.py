@@ -1,0 +1,55 @@
+"""Batches one after the other, in the driver's own process: for debugging, tests and small sweeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from runner import worker
+from runner.batch import Batch
+from runner.executors import BatchResult
+from runner.experiment import Experiment
+from runner.worker import Context
+
+
+@dataclass(frozen=True)
+class InlineExecutor:
+    """See ``Executor``. A batch that takes its process down takes the driver with it."""
+
+    experiments: Mapping[str, Experiment]
+    context: Context
+
+    @property
+    def workers(self) -> int:
+        """One batch at a time."""
+        return 1
+
+    def start(self) -> None:
+        """Nothing needs to start."""
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+        """Run the batches in order; each result is yielded before the next batch begins."""
+        for batch in batches:
+            started = time.perf_counter()
+            table = worker.run(self.experiments[batch.experiment], batch, self.context, _device(batch))
+            yield BatchResult(batch, table, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _device(batch: Batch) -> str:
+    """A GPU for batches that ask for one, where there is one."""
+    if not batch.resources.gpu:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

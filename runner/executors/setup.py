@@ -1,0 +1,85 @@
+"""What Ray is told before it starts, and what is told of it when it cannot: nothing here imports it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from runner.batch import Batch
+from runner.errors import ExecutorError
+from runner.experiment import Experiment
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Records tell of failures; Ray's own lines about lost workers would break into the progress display.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_SCHEDULER_EVENTS": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # The state file is for Tuner.restore, which a sweep does not need: it resumes from its records.
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
+
+
+def set_environment(private: bool) -> None:
+    """What Ray reads when it is imported; whatever the user has set stays.
+
+    A private Ray gets a token of its own, so that none is written to the home folder, which need not exist.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def packages(experiments: Iterable[Experiment]) -> list[str]:
+    """Folders of the packages that define the runner and the experiments, for clusters that lack them."""
+    names = {"runner", *(e.run_batch.__module__.partition(".")[0] for e in experiments)}
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in sorted(names))
+    return [str(Path(file).parent) for file in files if file and Path(file).name == "__init__.py"]
+
+
+def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> None:
+    """A batch that fits nowhere would wait forever. GPUs are optional: without any, the CPU does the work."""
+    for batch in batches:
+        needs = {"CPU": batch.resources.cpu, "GPU": batch.resources.gpu if there.get("GPU") else 0.0}
+        for name, wanted in needs.items():
+            if wanted > there.get(name, 0.0):
+                raise ExecutorError(
+                    f"A batch of experiment '{batch.experiment}' asks for {wanted:g} {name}, but Ray has "
+                    f"{there.get(name, 0.0):g}. Lower `resources` in the sweep file."
+                )
+
+
+def no_ray(address: str | None, error: Exception) -> str:
+    if address:
+        return (
+            f"No Ray cluster answers at '{address}': {first_line(error)}\n"
+            "Check the address with `ray status`, and that RAY_AUTH_MODE and the token are the cluster's.\n"
+            "Without --address a Ray is started on this machine."
+        )
+    return f"Ray could not be started: {first_line(error)}\nRun with --executor inline to do without it."
+
+
+def cause_of_death(error: Exception) -> str:
+    """Ray's own sentence on why the process ended, without its advice."""
+    detail = str(error).rpartition("Worker exit detail:")[2]
+    return detail.strip().partition("\n")[0].partition(" Some common causes")[0]
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,350 @@
+"""Batches as Ray Tune trials, on this machine or on a cluster: the only module that imports Ray.
+
+Batches and records take one short way, and no worker needs the driver's disk::
+
+    driver --offer--> exchange (an actor beside the driver) --fetch--> trial: worker.run
+    driver <-collect-- exchange                             <-deliver-- trial
+
+Tune decides where and when a trial runs; a searcher hands it one batch per trial, as workers come free.
+Of each batch Tune itself sees only an id and a few numbers: it keeps every trial's configuration and last
+result for as long as it runs, and writes them to its state file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import pyarrow as pa
+
+from runner import worker
+from runner.batch import Batch
+from runner.errors import ExecutorError
+from runner.executors import BatchResult, setup
+from runner.executors.exchange import Delivery, Exchange, Work
+from runner.experiment import Experiment
+from runner.worker import Context
+
+T = TypeVar("T")
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ray as the driver sees it: what there is to give, and the exchange."""
+
+    resources: Mapping[str, float]
+    exchange: Any
+
+
+class TuneExecutor:
+    """See ``Executor``. Uses the Ray that this process has, else joins ``address``, else starts its own."""
+
+    def __init__(
+        self,
+        experiments: Mapping[str, Experiment],
+        context: Context,
+        *,
+        workers: int | None = None,
+        address: str | None = None,
+    ) -> None:
+        self._experiments = experiments
+        self._context = context
+        self._wanted = workers
+        self._address = address or os.environ.get("RAY_ADDRESS")
+        self._cluster: Future[Cluster] | None = None
+        self._closed = threading.Event()
+        self._keeper: threading.Thread | None = None
+
+    @property
+    def workers(self) -> int:
+        """Batches that may run at the same time; of a cluster, its CPUs, for which it must be reached."""
+        if self._wanted is None and self._address:
+            return max(1, int(self._connected().resources.get("CPU", 1)))
+        return self._wanted or setup.cores()
+
+    def start(self) -> None:
+        """Begin to start or join Ray in the background; a failure shows when it is needed."""
+        if self._cluster is None:
+            self._cluster, self._closed = Future(), threading.Event()
+            self._keeper = threading.Thread(
+                target=self._keep, args=(self._cluster, self._closed), daemon=True
+            )
+            self._keeper.start()
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+        """Run the batches as Tune trials, the first ones first; results come in the order they finish.
+
+        Raises:
+            ExecutorError: Ray cannot start or be reached, has not the resources that a batch asks for, or
+                its workers cannot run batches at all (for lack of a package, for instance).
+        """
+        if not batches:
+            return
+        cluster = self._connected()
+        setup.check_resources(batches, cluster.resources)
+        work = Work(deque(batches))
+        fit = _in_background(
+            _fit, work, cluster, partial(_pack, self._experiments, self._context), self.workers
+        )
+        try:
+            yield from self._results(work, fit, cluster, sum(len(batch.cells) for batch in batches))
+        finally:
+            work.stopped = True
+            wait_for([fit], timeout=STOP_SECONDS)
+            cluster.exchange.clear.remote()
+
+    def close(self) -> None:
+        """Stop the Ray that this executor started, its workers included; leave any other as it was."""
+        self._closed.set()
+        if self._keeper is not None:
+            self._keeper.join()
+        self._cluster = self._keeper = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _keep(self, cluster: Future[Cluster], closed: threading.Event) -> None:
+        # Linux ends Ray's processes with the thread that started them, so this one stays until the end.
+        try:
+            with _ray(
+                self._address, self._wanted or setup.cores(), setup.packages(self._experiments.values())
+            ) as joined:
+                cluster.set_result(joined)
+                closed.wait()
+        except BaseException as error:
+            if not cluster.done():
+                cluster.set_exception(error)
+
+    def _connected(self) -> Cluster:
+        self.start()
+        assert self._cluster is not None
+        return self._cluster.result()
+
+    def _results(
+        self, work: Work, fit: Future[None], cluster: Cluster, cells_left: int
+    ) -> Iterator[BatchResult]:
+        while cells_left:
+            ended = fit.done()
+            for result in [*self._buried(work), *_collected(work, cluster)]:
+                cells_left -= len(result.batch.cells)
+                yield result
+            if work.problem:
+                raise ExecutorError(work.problem)
+            if ended and cells_left:
+                reason = fit.exception()
+                why = worker.describe(reason) if reason else "Ray Tune ended early."
+                raise ExecutorError(f"{why}\n{cells_left} cells have no result; run the same command again.")
+
+    def _buried(self, work: Work) -> Iterator[BatchResult]:
+        while not work.dead.empty():
+            batch, reason = work.dead.get()
+            table = worker.failed(self._experiments[batch.experiment], batch, self._context, reason)
+            yield BatchResult(batch, table, 0.0)
+
+
+def _pack(experiments: Mapping[str, Experiment], context: Context, batch: Batch) -> bytes:
+    """Functions and classes of importable modules travel by name, all others by value."""
+    from ray import cloudpickle
+
+    payload: bytes = cloudpickle.dumps((experiments[batch.experiment], batch, context))
+    return payload
+
+
+def _collected(work: Work, cluster: Cluster) -> Iterator[BatchResult]:
+    import ray
+
+    try:
+        deliveries: list[Delivery] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
+    except ray.exceptions.RayError as error:
+        raise ExecutorError(
+            f"Ray was lost: {setup.first_line(error)}\nRun the same command again."
+        ) from error
+    for delivery in deliveries:
+        if delivery.error:
+            work.problem = f"A worker cannot run batches.\n{delivery.error}"
+        elif delivery.table and (batch := work.out.pop(delivery.trial, None)):
+            yield BatchResult(batch, pa.ipc.open_stream(delivery.table).read_all(), delivery.seconds)
+
+
+def _trial(config: dict[str, Any], exchange: Any) -> None:
+    """What Tune runs: one batch, from the exchange and back to it, on the device that Ray assigned."""
+    import ray
+    from ray import tune
+
+    trial = tune.get_context().get_trial_id()
+    payload = ray.get(exchange.fetch.remote(trial))
+    started = time.perf_counter()
+    table, problem = None, None
+    try:
+        if payload is not None:
+            experiment, batch, context = pickle.loads(payload)
+            device = "cuda" if ray.get_gpu_ids() else "cpu"
+            table = _to_bytes(worker.run(experiment, batch, context, device))
+    except Exception as error:
+        problem = worker.describe(error)
+    seconds = time.perf_counter() - started
+    ray.get(exchange.deliver.remote(Delivery(trial, table, seconds, problem)))
+    tune.report({"cells": config["cells"], "seconds": seconds, "done": True})
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], workers: int) -> None:
+    """Let Tune run trials until nothing is waiting or running, or the work is stopped."""
+    from ray import tune
+    from ray.tune.search import ConcurrencyLimiter
+
+    def resources(config: dict[str, Any]) -> Any:
+        wanted = {"CPU": config["cpu"], "GPU": config["gpu"] if cluster.resources.get("GPU") else 0.0}
+        return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
+
+    trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
+    searcher, on_error, stopper = _hooks(work, cluster, payload)
+    folder = tempfile.mkdtemp(prefix="modesweep-")
+    try:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=ConcurrencyLimiter(searcher, workers),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name="sweep", storage_path=folder, stop=stopper, callbacks=[on_error], verbose=0
+            ),
+        ).fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
+    """How Tune asks for the next batch, tells of a lost one, and learns that it should stop."""
+    import ray
+    from ray import tune
+    from ray.tune.search import Searcher
+
+    class NextBatch(Searcher):  # type: ignore[misc]
+        def suggest(self, trial_id: str) -> Any:
+            if work.stopped:
+                return Searcher.FINISHED
+            if not work.waiting:
+                # A running batch may yet come back in halves.
+                return None if work.running else Searcher.FINISHED
+            batch = work.take(trial_id)
+            ray.get(cluster.exchange.offer.remote(trial_id, payload(batch)))
+            needs = batch.resources
+            return {"batch": batch.id, "cells": len(batch.cells), "cpu": needs.cpu, "gpu": needs.gpu}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            if not error:
+                work.running.discard(trial_id)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Part of Tune's state file, from which nothing is restored."""
+
+    class OnError(tune.Callback):  # type: ignore[misc]
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            work.running.discard(trial.trial_id)
+            file = trial.pickled_error_file
+            error = pickle.loads(Path(file).read_bytes()) if file else None
+            if isinstance(error, ray.exceptions.RayActorError) and not error.actor_init_failed:
+                work.lost(trial.trial_id, setup.cause_of_death(error))
+            else:
+                work.problem = f"Ray could not start a worker.\n{error or Path(trial.error_file).read_text()}"
+
+    class WhenStopped(tune.Stopper):  # type: ignore[misc]
+        def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+            return False
+
+        def stop_all(self) -> bool:
+            return work.stopped
+
+    return NextBatch(), OnError(), WhenStopped()
+
+
+@contextmanager
+def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cluster]:
+    """The Ray of this process, or the one at ``address``, or else one that lives as long as the context."""
+    setup.set_environment(private=address is None)
+    import ray
+
+    tune = _in_background(importlib.import_module, "ray.tune")
+    owned = not ray.is_initialized()
+    try:
+        if owned:
+            _init(address, cpus, packages)
+    except Exception as error:
+        raise ExecutorError(setup.no_ray(address, error)) from error
+    exchange = None
+    try:
+        exchange = _start_exchange()
+        tune.result()
+        yield Cluster(ray.cluster_resources(), exchange)
+    finally:
+        if owned:
+            ray.shutdown()
+        elif exchange:
+            ray.kill(exchange)
+
+
+def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    if address:
+        one_thread = dict.fromkeys(worker.THREAD_VARIABLES, "1")
+        ship = {"env_vars": one_thread, "py_modules": list(packages)}
+        ray.init(address=address, runtime_env=ship, **quiet)
+    else:
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def _start_exchange() -> Any:
+    """On the driver's own node, so that the two live and die together."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Exchange).remote()
+
+
+def _in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
+    """Run it in a thread that does not keep the process alive, unlike those of a ThreadPoolExecutor."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future

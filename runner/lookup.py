@@ -1,0 +1,108 @@
+"""Looking things up in results folders: how far a sweep is, its comparison, everything known of a cell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from runner.comparison import Comparison, compare
+from runner.errors import StoreError
+from runner.store.lock import holder
+from runner.store.manifest import read_manifest
+from runner.store.reading import find_folder, read_table
+from runner.store.shards import read_records, read_status
+from runner.summary import edge_warnings
+
+SECTIONS = {
+    "parameter": "parameters",
+    "metric": "metrics",
+    "label": "how they were measured",
+    "fit": "the fit",
+    "provenance": "provenance",
+}
+
+
+def status(sweep: str, results: Path) -> dict[str, Any]:
+    """Cells by status as the records have them now, while a run is under way too."""
+    folder = find_folder(sweep, results)
+    manifest = read_manifest(folder)
+    counted = Counter(read_status(folder).values())
+    found: dict[str, Any] = {"sweep": folder.name, "records": sum(counted.values()), **sorted_counts(counted)}
+    if "counts" in manifest:
+        found["cells of the last plan"] = manifest["counts"]["cells"]
+        found["missing after the last run"] = manifest["counts"]["missing"]
+        found["last run"] = f"{manifest['finished']} by {manifest['user']} on {manifest['host']}"
+    found["running now"] = holder(folder) or "no"
+    found["folder"] = str(folder)
+    return found
+
+
+def sorted_counts(counted: Mapping[str, int]) -> dict[str, int]:
+    """Counts by status, ``ok`` first."""
+    return {status: counted[status] for status in sorted(counted, key=lambda s: (s != "ok", s))}
+
+
+def comparisons(folder: Path) -> list[Comparison]:
+    """The coverage-sharpness table of a results folder; empty when no cell is ok."""
+    cells = read_table("cells", folder)
+    if not pc.any(pc.equal(cells["status"], "ok")).as_py():
+        return []
+    return compare(cells, read_table("summary", folder))
+
+
+def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:
+    """The table, and a sentence for each nuisance axis whose best value lies on its edge."""
+    folder = find_folder(sweep, results)
+    return comparisons(folder), edge_warnings(read_table("summary", folder))
+
+
+def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Everything known of the cell whose id begins so, in sections, and how to run it alone.
+
+    Raises:
+        StoreError: no sweep has such a cell, or several cells' ids begin so.
+    """
+    folders = sorted(path.parent for path in Path(results).glob("*/records"))
+    found = [
+        (folder, id_)
+        for folder in folders
+        for id_ in read_status(folder)
+        if cell_id and id_.startswith(cell_id)
+    ]
+    if not found:
+        held = ", ".join(folder.name for folder in folders) or "no sweep"
+        raise StoreError(
+            f"no cell has an id that begins with '{cell_id}' in {results}/ (it holds: {held}). "
+            f"Ids are in cells.parquet, and in the tag cell_id of each MLflow run."
+        )
+    if len({id_ for _, id_ in found}) > 1:
+        some = ", ".join(sorted({id_ for _, id_ in found})[:6])
+        raise StoreError(f"several cells have an id that begins with '{cell_id}': {some}. Give more of it.")
+    folder, whole = found[0]
+    record = read_records(folder, [whole])
+    row = record.to_pylist()[0]
+    sections: dict[str, dict[str, Any]] = {heading: {} for heading in SECTIONS.values()}
+    for field in record.schema:
+        role = (field.metadata or {}).get(b"role", b"").decode()
+        value = row[field.name]
+        if role in SECTIONS and value is not None:
+            unit = (field.metadata or {}).get(b"unit", b"").decode()
+            sections[SECTIONS[role]][f"{field.name} ({unit})" if unit else field.name] = value
+    if row["error"]:
+        sections["why it is not ok"] = {"error": row["error"]}
+    again = f"modesweep run {shlex.quote(str(folder / 'sweep.yaml'))} --cell {whole} --executor inline"
+    sections["again"] = {"command": again}
+    kept = {name: values for name, values in sections.items() if values}
+    return f"{whole}: {row['experiment']}, seed {row['seed']}, {row['status']} (sweep {row['sweep']})", kept
+
+
+def summary_json(sweep: str, results: Path) -> str:
+    """``summary.parquet`` as JSON records; undefined numbers are null."""
+    frame = read_table("summary", find_folder(sweep, results)).to_pandas()
+    return json.dumps(json.loads(frame.to_json(orient="records", double_precision=15)))

@@ -1,0 +1,84 @@
+"""How a sweep is run, and the plan and batches that follow: light, as `modesweep plan` runs nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runner.batch import Batch, make_batches
+from runner.experiment import Catalogue
+from runner.plan import Plan, make_plan
+from runner.spec import Sweep
+
+MEMORY_SHARE = 0.25  # of this machine's memory, for the stacks of all workers together
+LARGEST_STACK = 400 * 2**20  # bytes; a worker with torch loaded then stays below 900 MB
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run. None of it changes a result, so none of it is part of a cell's identity.
+
+    Args:
+        results: the folder that holds a folder for each sweep.
+        workers: batches at a time; as many as there are cores unless given.
+        address: of an existing Ray cluster.
+        cells_per_batch: instead of a number chosen from workers and memory.
+        tracking_uri: of MLflow; ``mlflow.db`` in the results folder unless given.
+        mlflow: a run for each cell, for each configuration (``groups``), or ``off``; None chooses by size.
+        retry_failed: run cells again whose record is not ``ok``.
+        fail_fast: stop at the first cell that is not ok.
+        samples: write ``samples.parquet``.
+        cell: the id of the one cell to run, finished or not.
+        command: how to call the same sweep again, for hints.
+    """
+
+    results: Path = Path("results")
+    executor: Literal["tune", "inline"] = "tune"
+    workers: int | None = None
+    address: str | None = None
+    cells_per_batch: int | None = None
+    tracking_uri: str | None = None
+    mlflow: Literal["cells", "groups", "off"] | None = None
+    retry_failed: bool = False
+    fail_fast: bool = False
+    max_cells: int = 1_000_000
+    samples: bool = True
+    cell: str | None = None
+    command: str = "modesweep run"
+
+
+def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
+    """The plan of a sweep, given what its results folder holds already.
+
+    Raises:
+        SweepError: the sweep is refused; nothing was started.
+    """
+    folder = options.results / sweep.name
+    finished: Mapping[str, str] = {}
+    if (folder / "records").is_dir():
+        from runner.store.shards import read_status
+
+        finished = read_status(folder)
+    return make_plan(
+        sweep,
+        catalogue,
+        finished,
+        retry_failed=options.retry_failed,
+        max_cells=options.max_cells,
+        only_cell=options.cell,
+    )
+
+
+def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int) -> tuple[Batch, ...]:
+    """The batches of what is left of a plan, for so many workers on a machine like this one."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return make_batches(
+        plan,
+        catalogue.experiments,
+        workers=workers,
+        memory_bytes=min(int(physical * MEMORY_SHARE / workers), LARGEST_STACK),
+        cells_per_batch=options.cells_per_batch,
+    )

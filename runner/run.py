@@ -1,0 +1,244 @@
+"""Run a sweep: plan it, hand its batches to an executor, keep every record, make the tables, tell MLflow."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from runner import provenance
+from runner.display import comparison_markdown
+from runner.executors import BatchResult, Executor, open_executor
+from runner.experiment import Catalogue
+from runner.lookup import comparisons
+from runner.options import Options, cut, plan_sweep
+from runner.plan import Plan
+from runner.progress import Listener, Silent, Tally
+from runner.provenance import Provenance, code_version
+from runner.report import write_report
+from runner.spec import Sweep
+from runner.store.files import remove_leftovers
+from runner.store.lock import hold
+from runner.store.manifest import SWEEP, write_manifest, write_text
+from runner.store.shards import RECORDS, write_shard
+from runner.store.tables import Counts, write_tables
+from runner.tracking.follower import Follower
+from runner.tracking.location import locate
+from runner.tracking.request import ExportReport, Request, choose_mode, provenance_tags
+from runner.worker import Context
+
+Stopped = Literal["interrupted", "fail_fast"] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to.
+
+    Args:
+        folder: where its tables are.
+        ran: how many cells ran now, by status.
+        counts: how many cells of the whole plan have which status.
+        seconds: wall time of all of it.
+        stopped: before every cell had run: by Ctrl-C (``interrupted``) or by ``fail_fast``.
+        phases: wall seconds of each part of the run.
+        tracking: what MLflow got; None when it is off.
+        command: runs the same sweep again.
+    """
+
+    folder: Path
+    plan: Plan
+    ran: Mapping[str, int]
+    counts: Counts
+    seconds: float
+    stopped: Stopped
+    phases: Mapping[str, float]
+    tracking: ExportReport | None
+    command: str
+
+    @property
+    def all_ok(self) -> bool:
+        return self.counts.ok == self.counts.cells
+
+
+@dataclass
+class _Clock:
+    """Wall seconds by the name of the phase."""
+
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - started
+
+
+def run(
+    sweep: Sweep, catalogue: Catalogue, options: Options | None = None, listener: Listener | None = None
+) -> Report:
+    """Run every cell of a sweep that has no record yet, and make its tables.
+
+    Batches may finish in any order; each becomes one shard, whole or not at all, before it counts. Ctrl-C
+    ends the run in good order: what finished is kept, and the same call continues from there.
+
+    Raises:
+        SweepError: the sweep is refused; nothing was started.
+        StoreError: another process works in the results folder, or the disk is full.
+        ExecutorError: Ray cannot start, or lost its workers for good.
+    """
+    options, listener, clock = options or Options(), listener or Silent(), _Clock()
+    began = datetime.now(UTC)
+    folder = options.results.resolve() / sweep.name
+    with clock("plan"):
+        plan = plan_sweep(sweep, catalogue, options)
+    with hold(folder), _stoppable():
+        context = Context(sweep.name, code_version())
+        with _opened(catalogue, context, options) as executor:
+            if plan.todo:
+                executor.start()
+            with clock("prepare"):
+                origin = provenance.collect()
+                remove_leftovers(folder / RECORDS)
+                write_text(folder / SWEEP, sweep.to_yaml())
+                follower = _follow(folder, plan, origin, options, listener)
+            with clock("cells"):
+                ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener)
+        with clock("tables"):
+            counts = write_tables(
+                folder,
+                [cell.id for cell in plan.cells],
+                sweep=sweep.name,
+                nuisance=sweep.nuisance,
+                samples=options.samples,
+                report=listener.say,
+            )
+            settings = {name: value for name, value in vars(options).items() if name != "command"}
+            write_manifest(
+                folder,
+                sweep.name,
+                origin,
+                counts,
+                started=began,
+                finished=datetime.now(UTC),
+                settings={**settings, "workers": executor.workers, "phases": clock.phases},
+            )
+        with clock("report"):
+            if counts.ok and not stopped:
+                write_report(folder)
+        with clock("mlflow"):
+            tracking = _finish(follower, folder, counts, stopped, listener)
+    seconds = (datetime.now(UTC) - began).total_seconds()
+    return Report(folder, plan, ran, counts, seconds, stopped, clock.phases, tracking, options.command)
+
+
+def _opened(catalogue: Catalogue, context: Context, options: Options) -> Executor:
+    return open_executor(
+        options.executor,
+        catalogue.experiments,
+        context,
+        workers=options.workers,
+        address=options.address,
+    )
+
+
+def _follow(
+    folder: Path, plan: Plan, origin: Provenance, options: Options, listener: Listener
+) -> Follower | None:
+    """Start the process that exports to MLflow beside the sweep, so that the fits never wait for it."""
+    mode, notice = choose_mode(options.mlflow, len(plan.cells))
+    if notice:
+        listener.say(notice)
+    if mode is None:
+        return None
+    location = locate(options.tracking_uri, options.results)
+    cells = [cell.id for cell in plan.cells]
+    return Follower(Request(folder, location, mode, cells, provenance_tags(origin)))
+
+
+def _finish(
+    follower: Follower | None, folder: Path, counts: Counts, stopped: Stopped, listener: Listener
+) -> ExportReport | None:
+    """Wait until MLflow has what is there; a sweep never fails because MLflow does."""
+    if follower is None:
+        return None
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED" if counts.ok == counts.cells else "FAILED"
+    report = follower.finish("KILLED" if stopped else status, comparison_markdown(comparisons(folder)))
+    for problem in (*report.problems, *([report.error] if report.error else [])):
+        listener.say(problem, style="yellow")
+    return report
+
+
+def _run_cells(
+    executor: Executor,
+    plan: Plan,
+    catalogue: Catalogue,
+    options: Options,
+    folder: Path,
+    follower: Follower | None,
+    listener: Listener,
+) -> tuple[Counter[str], Stopped]:
+    """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
+    batches = cut(plan, catalogue, options, executor.workers) if plan.todo else ()
+    tally = Tally(len(plan.todo), sum(batch.seconds for batch in batches))
+    listener.begin(tally)
+    try:
+        with closing(executor.run(batches)) as results:
+            for result in results:
+                write_shard(folder, result.table)
+                statuses = Counter(result.table["status"].to_pylist())
+                if not tally.failed and set(statuses) != {"ok"}:
+                    listener.say(_first_failure(result, options), style="yellow")
+                tally.add(statuses, result.batch.seconds)
+                tally.exported = follower.poll().exported if follower else None
+                listener.advance(tally)
+                if options.fail_fast and tally.failed:
+                    return tally.statuses, "fail_fast"
+    except KeyboardInterrupt:
+        listener.say("\nInterrupted: finished cells are kept, batches in flight are dropped.")
+        return tally.statuses, "interrupted"
+    finally:
+        listener.end()
+    return tally.statuses, None
+
+
+def _first_failure(result: BatchResult, options: Options) -> str:
+    """Told at once, since the rest may fail alike: what happened, and how to see it happen alone."""
+    table = result.table
+    row = next(i for i, status in enumerate(table["status"].to_pylist()) if status != "ok")
+    cell = result.batch.cells[row]
+    given = ", ".join(
+        f"{name}={value}" for name, value in cell.params.model_dump(exclude_defaults=True).items()
+    )
+    error = (table["error"][row].as_py() or "no reason given").splitlines()[0]
+    return (
+        f"First cell that is not ok: {cell.id} {table['status'][row].as_py()}: {error}\n"
+        f"  {cell.experiment} with {given}, seed={cell.seed}\n"
+        f"  Alone: {options.command} --cell {cell.id} --executor inline"
+    )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM, which clusters and service managers send, end a run as well as Ctrl-C does."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread, where Python allows no handler
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,87 @@
+"""Reading the tables of a sweep into pandas."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from runner.errors import StoreError
+
+
+def read_cells(sweep: str | Path, results: str | Path = "results") -> pd.DataFrame:
+    """A row for each cell of the sweep, in the order of its plan.
+
+    Args:
+        sweep: the sweep's name, or the path of its results folder.
+        results: the folder that holds the results of all sweeps.
+
+    Raises:
+        StoreError: there are no such results.
+    """
+    return _pandas(read_table("cells", sweep, results))
+
+
+def read_summary(sweep: str | Path, results: str | Path = "results") -> pd.DataFrame:
+    """A row for each configuration: number of cells, and mean, sd and interval of each metric."""
+    return _pandas(read_table("summary", sweep, results))
+
+
+def read_curves(
+    sweep: str | Path, results: str | Path = "results", cell_ids: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """``cell_id, step, metric, value``: training curves, of all cells or of those given."""
+    return _pandas(read_table("curves", sweep, results, cell_ids))
+
+
+def read_modes(
+    sweep: str | Path, results: str | Path = "results", cell_ids: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """A row for each cell and mode of its target, of all cells or of those given."""
+    return _pandas(read_table("modes", sweep, results, cell_ids))
+
+
+def read_samples(
+    sweep: str | Path, results: str | Path = "results", cell_ids: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """``cell_id, draw, x0, x1, ...``: draws from each fit, of all cells or of those given."""
+    return _pandas(read_table("samples", sweep, results, cell_ids))
+
+
+def read_table(
+    name: str,
+    sweep: str | Path,
+    results: str | Path = "results",
+    cell_ids: Sequence[str] | None = None,
+) -> pa.Table:
+    """One of the sweep's tables as Arrow, whose field metadata say what each column is."""
+    path = find_folder(sweep, results) / f"{name}.parquet"
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist: run the sweep again to make it (finished cells are kept)")
+    try:
+        return pq.read_table(path, filters=None if cell_ids is None else [("cell_id", "in", list(cell_ids))])
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path} cannot be read ({error}): run the sweep again to make it anew") from error
+
+
+def _pandas(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
+def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
+    """The results folder of a sweep: the path itself, or that name under ``results``."""
+    for folder in (Path(sweep), Path(results) / sweep):
+        if (folder / "cells.parquet").is_file() or (folder / "records").is_dir():
+            return folder
+    known = sorted(path.parent.name for path in Path(results).glob("*/cells.parquet"))
+    near = difflib.get_close_matches(str(sweep), known, n=1)
+    guess = f" Did you mean '{near[0]}'?" if near else ""
+    held = f"It holds: {', '.join(known[:20])}." if known else "It holds none yet."
+    raise StoreError(
+        f"no results of a sweep '{sweep}' in {results}/.{guess} {held} Next: modesweep run {sweep}"
+    )

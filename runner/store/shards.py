@@ -1,0 +1,167 @@
+"""Shards: the append-only files ``records/*.parquet``, one for each batch, that everything else is made from.
+
+A shard appears whole or not at all: it is written under another name, flushed to the disk, then renamed.
+Nothing edits a shard afterwards, so reading needs no lock, and a process killed at any moment leaves every
+finished batch readable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from runner.errors import StoreError
+from runner.store.files import replacing
+
+RECORDS = "records"
+DAMAGED = ".damaged"
+REQUIRED = {"cell_id": pa.string(), "status": pa.string(), "finished_at": pa.timestamp("us", "UTC")}
+READERS = 8
+AHEAD = 32
+
+Report = Callable[[str], None]
+
+_log = logging.getLogger(__name__)
+
+
+def write_shard(folder: Path, table: pa.Table) -> Path:
+    """Write one batch's records to ``folder/records/<batch_id>-<unique>.parquet``, whole or not at all.
+
+    Raises:
+        StoreError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    batch_id = table.column("batch_id")[0].as_py()
+    path = folder / RECORDS / f"{batch_id}-{uuid.uuid4().hex}.parquet"
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    return path
+
+
+def shard_paths(folder: Path) -> list[Path]:
+    """The shards of a sweep's results folder, by name; empty when there is none yet."""
+    return sorted((folder / RECORDS).glob("*.parquet"))
+
+
+def read_status(folder: Path, report: Report = _log.warning) -> dict[str, str]:
+    """The status of every cell that has a record: cell id -> the status of its newest record.
+
+    A damaged shard is set aside as ``<name>.damaged``, ``report`` is told so in a sentence, and its cells
+    count as having no record.
+    """
+    tables = [table for _, table in read_shards(shard_paths(folder), REQUIRED.__contains__, report)]
+    if not tables:
+        return {}
+    newest_last = pa.concat_tables(tables).sort_by("finished_at")
+    return dict(zip(newest_last["cell_id"].to_pylist(), newest_last["status"].to_pylist(), strict=True))
+
+
+def read_records(
+    folder: Path,
+    cell_ids: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    report: Report = _log.warning,
+) -> pa.Table:
+    """Every record, or the newest record of each of the given cells, in their order.
+
+    A column that only some records have is null in the others. Cells without a record are left out.
+    """
+    wanted = anything if columns is None else {*columns, *REQUIRED}.__contains__
+    table = joined([table for _, table in read_shards(shard_paths(folder), wanted, report)])
+    if cell_ids is not None and len(table):
+        table = table.take(newest(table, cell_ids))
+    return table if columns is None or not len(table) else table.select(columns)
+
+
+def newest(records: pa.Table, cell_ids: Sequence[str]) -> np.ndarray:
+    """The row of each cell's newest record, in the order of the cells; cells without one are left out."""
+    positions = pc.index_in(records["cell_id"], value_set=pa.array(cell_ids, pa.string()))
+    asked = np.flatnonzero(pc.is_valid(positions))
+    place = positions.drop_null().to_numpy()
+    finished = records["finished_at"].cast(pa.int64()).to_numpy()[asked]
+    order = np.lexsort((finished, place))
+    last = np.append(np.diff(place[order]) != 0, True)[: len(order)]
+    rows: np.ndarray = asked[order[last]]
+    return rows
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of several experiments as one: a column that a table does not have is null in its rows.
+
+    Where two give one column different types, numbers become float64 and anything else text.
+    """
+    kinds: dict[str, set[pa.DataType]] = {}
+    for layout in {table.schema for table in tables}:
+        for field in layout:
+            kinds.setdefault(field.name, set()).add(field.type)
+    common = {name: _common(held) for name, held in kinds.items() if len(held) > 1}
+    cast = [_with_types(table, common) for table in tables]
+    return pa.concat_tables(cast, promote_options="default") if cast else pa.table({})
+
+
+def _common(kinds: set[pa.DataType]) -> pa.DataType:
+    numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+    return pa.float64() if numeric else pa.string()
+
+
+def _with_types(table: pa.Table, kinds: Mapping[str, pa.DataType]) -> pa.Table:
+    fields = [field.with_type(kinds.get(field.name, field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields, table.schema.metadata)) if kinds else table
+
+
+def anything(name: str) -> bool:
+    """Every column."""
+    return True
+
+
+def read_shards(
+    paths: Sequence[Path], wanted: Callable[[str], bool] = anything, report: Report = _log.warning
+) -> Iterator[tuple[Path, pa.Table]]:
+    """Each readable shard's table, in the order of the paths; the damaged ones are set aside.
+
+    Only the columns whose name is ``wanted`` are read, and a few shards at a time, so memory stays small.
+    """
+
+    def read(path: Path) -> pa.Table | None:
+        try:
+            return _read_shard(path, wanted)
+        except FileNotFoundError:  # set aside by another reader since it was listed
+            return None
+        except (pa.ArrowInvalid, OSError) as error:
+            # The operating system's own refusals have a number, and say nothing of the content.
+            if getattr(error, "errno", None) is not None:
+                raise StoreError(f"{path} cannot be read: {error}") from error
+            _set_aside(path, error, report)
+            return None
+
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), AHEAD):
+            group = paths[start : start + AHEAD]
+            for path, table in zip(group, pool.map(read, group), strict=True):
+                if table is not None:
+                    yield path, table
+
+
+def _read_shard(path: Path, wanted: Callable[[str], bool]) -> pa.Table:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        held = file.schema_arrow
+        for name, kind in REQUIRED.items():
+            if name not in held.names or held.field(name).type != kind:
+                raise pa.ArrowInvalid(f"it has no column '{name}' of type {kind}")
+        return file.read(columns=[name for name in held.names if wanted(name)], use_threads=False)
+
+
+def _set_aside(path: Path, error: Exception, report: Report) -> None:
+    with suppress(OSError):  # a folder that cannot be written can still be read
+        path.rename(path.with_name(path.name + DAMAGED))
+    reason = str(error).strip().splitlines()[0]
+    report(f"{path} is damaged ({reason}); it is set aside, and its cells will be run again")

@@ -1,0 +1,188 @@
+"""Tables: the parquet files for people and pandas, made anew from the shards of a sweep.
+
+``cells`` has a row for each cell of the plan, in the plan's order; ``curves``, ``modes`` and ``samples`` have
+several for each, and ``summary`` one for each configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from runner.provenance import version
+from runner.store.files import replacing
+from runner.store.nested import curve_schema, mode_schema, sample_rows, sample_schema, struct_rows
+from runner.store.shards import Report, joined, newest, read_shards, shard_paths
+from runner.summary import summarise
+
+CHUNK = 8192  # cells whose curves, modes and samples are in memory at a time
+SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
+PARQUET = {"compression": "zstd", "write_page_checksum": True}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many cells the plan has, what became of them, and how many cells of other plans have records."""
+
+    cells: int
+    ok: int
+    diverged: int
+    failed: int
+    timeout: int
+    missing: int
+    other: int
+
+
+def write_tables(
+    folder: Path,
+    cell_ids: Sequence[str],
+    *,
+    sweep: str,
+    nuisance: Mapping[str, Sequence[str]],
+    samples: bool = True,
+    report: Report = _log.warning,
+) -> Counts:
+    """Make ``cells``, ``summary``, ``curves``, ``modes`` and ``samples.parquet`` from the folder's shards.
+
+    Args:
+        folder: the sweep's results folder.
+        cell_ids: the cells of the plan, in its order; records of any others stay in the shards alone.
+        sweep: its name, kept in each file's metadata.
+        nuisance: by experiment, the parameters that the summary optimises away.
+        samples: whether to write ``samples.parquet``; an older one is removed when not.
+        report: told of each damaged shard.
+
+    Raises:
+        StoreError: a file cannot be written; each table is then either the new or the old one, whole.
+    """
+    found = _newest_cells(folder, cell_ids, report)
+    if found is None:
+        return _counts(cell_ids, [], 0)
+    about = {"modesweep_version": version(), "sweep": sweep}
+    chosen = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
+    cells = _with_metadata(
+        found.cells, {**about, "nuisance": chosen, "objective": json.dumps(found.objectives)}
+    )
+    write(folder / "cells.parquet", cells)
+    write(folder / "summary.parquet", _with_metadata(summarise(cells), about))
+    layouts = {"curves": curve_schema(), "modes": mode_schema(), "samples": sample_schema(found.sample_width)}
+    if not samples:
+        del layouts["samples"]
+        (folder / "samples.parquet").unlink(missing_ok=True)
+    _write_nested(
+        folder, found.places, {name: layout.with_metadata(about) for name, layout in layouts.items()}, report
+    )
+    return _counts(cell_ids, cells["status"].to_pylist(), found.other)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The newest record of each cell of the plan, without its nested columns, and where the rest of it lies.
+
+    ``places`` has, for each shard that counts, the rows that do and each one's place in ``cells``.
+    """
+
+    cells: pa.Table
+    places: Mapping[Path, tuple[np.ndarray, np.ndarray]]
+    objectives: Mapping[str, str]
+    sample_width: int
+    other: int
+
+
+def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Found | None:
+    shards = list(read_shards(shard_paths(folder), lambda name: name not in SOURCE.values(), report))
+    if not shards:
+        return None
+    notes = [table.schema.metadata or {} for _, table in shards]
+    records = joined([table for _, table in shards])
+    rows = newest(records, cell_ids)
+    starts = np.cumsum([0, *(len(table) for _, table in shards)])
+    by_shard = np.argsort(rows)
+    bounds = np.searchsorted(rows[by_shard], starts)
+    places = {}
+    for (path, _), start, a, b in zip(shards, starts[:-1], bounds[:-1], bounds[1:], strict=True):
+        if b > a:
+            places[path] = (rows[by_shard[a:b]] - start, by_shard[a:b])
+    distinct = pc.count_distinct(records["cell_id"]).as_py()
+    return _Found(
+        cells=records.take(rows),
+        places=places,
+        objectives={_note(note, "experiment"): _note(note, "objective") for note in notes},
+        sample_width=max(int(_note(note, "sample_width") or 0) for note in notes),
+        other=distinct - len(rows),
+    )
+
+
+def _write_nested(
+    folder: Path,
+    places: Mapping[Path, tuple[np.ndarray, np.ndarray]],
+    layouts: Mapping[str, pa.Schema],
+    report: Report,
+) -> None:
+    """Curves, modes and samples, chunk by chunk: in the plan's order within a chunk."""
+    with ExitStack() as open_files:
+        writers = {}
+        for name, layout in layouts.items():
+            path = open_files.enter_context(replacing(folder / f"{name}.parquet"))
+            writers[name] = open_files.enter_context(pq.ParquetWriter(path, layout, **PARQUET))
+        for records in _chunks(places, {SOURCE[name] for name in layouts}, report):
+            for name, writer in writers.items():
+                if name == "samples":
+                    writer.write_table(sample_rows(records, layouts[name]))
+                else:
+                    writer.write_table(struct_rows(records, name, layouts[name]))
+
+
+def _chunks(
+    places: Mapping[Path, tuple[np.ndarray, np.ndarray]], columns: set[str], report: Report
+) -> Iterator[pa.Table]:
+    """The nested columns of the records that count, some thousand cells at a time."""
+    first_cell_first = sorted(places, key=lambda path: places[path][1].min())
+    held: list[pa.Table] = []
+    for path, table in read_shards(first_cell_first, {"cell_id", *columns}.__contains__, report):
+        rows, at = places[path]
+        held.append(table.take(rows).append_column("place", pa.array(at)))
+        if sum(map(len, held)) >= CHUNK:
+            yield joined(held).sort_by("place")
+            held = []
+    if held:
+        yield joined(held).sort_by("place")
+
+
+def write(path: Path, table: pa.Table) -> None:
+    """Write one table, whole or not at all."""
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary, **PARQUET)
+
+
+def _note(notes: Mapping[bytes, bytes], name: str) -> str:
+    return notes.get(name.encode(), b"").decode()
+
+
+def _with_metadata(table: pa.Table, about: Mapping[str, str]) -> pa.Table:
+    return table.replace_schema_metadata(dict(about))
+
+
+def _counts(cell_ids: Sequence[str], statuses: Sequence[str], other: int) -> Counts:
+    counted = Counter(statuses)
+    return Counts(
+        cells=len(cell_ids),
+        ok=counted["ok"],
+        diverged=counted["diverged"],
+        failed=counted["failed"],
+        timeout=counted["timeout"],
+        missing=len(cell_ids) - len(statuses),
+        other=other,
+    )

@@ -1,0 +1,72 @@
+"""What a results folder says of its sweep: the question, what its runs are called by, and what to attach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ARTIFACTS = (
+    "sweep.yaml",
+    "manifest.json",
+    "cells.parquet",
+    "summary.parquet",
+    "modes.parquet",
+    "report.html",
+)
+
+
+@dataclass(frozen=True)
+class About:
+    """What the sweep file says: ``axes`` are the parameters that vary, by experiment; seeds 0 is unknown."""
+
+    name: str
+    question: str = ""
+    axes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    seeds: int = 0
+
+
+def about(folder: Path) -> About:
+    """Read ``sweep.yaml`` of a results folder; the folder's name alone if it has none."""
+    path = folder / "sweep.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not isinstance(content, dict):
+        return About(folder.name)
+    values: dict[str, dict[str, set[str]]] = {}
+    for grid in content.get("grids") or ():
+        held = values.setdefault(grid.get("experiment", ""), {})
+        for name, value in _settings(grid):
+            held.setdefault(name, set()).add(repr(value))
+    axes = {experiment: [name for name in held if len(held[name]) > 1] for experiment, held in values.items()}
+    seeds = content.get("seeds", 1)
+    return About(
+        folder.name, str(content.get("question") or ""), axes, seeds if isinstance(seeds, int) else len(seeds)
+    )
+
+
+def _settings(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every parameter that a grid sets, with each value it gives."""
+    for part in ("axes", "nuisance"):
+        for name, values in (grid.get(part) or {}).items():
+            yield from ((name, value) for value in (values if isinstance(values, list) else [values]))
+    yield from (grid.get("fixed") or {}).items()
+    for case in grid.get("cases") or ():
+        yield from case.items()
+        yield from ((name, "what the rest of the grid has") for name in case)
+
+
+def artifacts(folder: Path) -> Iterator[tuple[Path, str | None]]:
+    """The files of a results folder that are worth a copy in MLflow, each with its folder there."""
+    yield from ((folder / name, None) for name in ARTIFACTS if (folder / name).is_file())
+    yield from ((path, "figures") for path in sorted((folder / "figures").glob("*.png")))
+
+
+def note(about: About, folder: Path, table: str | None) -> str:
+    """The parent run's description, in markdown: the question, a table, and how to read the results."""
+    parts = [f"**{about.question}**"] if about.question else []
+    parts += [table] if table else []
+    parts.append(f"Tables for pandas: `{folder / 'cells.parquet'}`, `{folder / 'summary.parquet'}`.")
+    return "\n\n".join(parts)

@@ -1,0 +1,22 @@
+"""Every test gets a HOME, a working folder and stores of its own, and no network but 127.0.0.1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(home)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder."""
+    return tmp_path / "results"

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runner.batch import LONGEST, MULTIPLE, STACK, Batch, make_batches, makespan
+from runner.grid import Resources
+from runner.plan import Plan, make_plan
+from runner.spec import load_sweep
+from tests.runner.fakes import CATALOGUE, TOY
+
+grids = st.lists(
+    st.fixed_dictionaries(
+        {
+            "size": st.lists(st.integers(1, 6), min_size=1, max_size=4, unique=True),
+            "rate": st.lists(st.integers(1, 30), min_size=1, max_size=30, unique=True),
+            "gpu": st.sampled_from([0, 0.5]),
+        }
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def plan_of(*grids: dict[str, Any], seeds: int = 1) -> Plan:
+    written = [
+        {
+            "experiment": "toy",
+            "axes": {"target": ["near", "far"], "rate": grid["rate"], "size": grid["size"]},
+            "resources": {"gpu": grid.get("gpu", 0)},
+        }
+        for grid in grids
+    ]
+    return make_plan(load_sweep({"name": "s", "grids": written, "seeds": seeds}, CATALOGUE), CATALOGUE, {})
+
+
+def batches_of(plan: Plan, **options: Any) -> tuple[Batch, ...]:
+    return make_batches(plan, {"toy": TOY}, **{"workers": 2, "memory_bytes": 10**9, **options})
+
+
+def padded(batch: Batch) -> int:
+    return MULTIPLE * math.ceil(len(batch.cells) / MULTIPLE)
+
+
+def waiting(batches: Sequence[Batch], workers: int) -> float:
+    """The share of the workers' time that is spent waiting for the last batch, by playing the queue."""
+    free = [0.0] * workers
+    for batch in batches:
+        first = free.index(min(free))
+        free[first] += batch.seconds
+    return 1 - sum(free) / (workers * max(free))
+
+
+@given(
+    grids,
+    st.integers(1, 3),
+    st.integers(1, 8),
+    st.integers(500, 200_000),
+    st.none() | st.integers(1, 100),
+)
+@settings(deadline=None, max_examples=80)
+def test_each_cell_is_in_one_batch_of_its_kind_and_memory_is_bounded(
+    grids: Any, seeds: int, workers: int, memory: int, exactly: int | None
+) -> None:
+    plan = plan_of(*grids, seeds=seeds)
+    batches = batches_of(plan, workers=workers, memory_bytes=memory, cells_per_batch=exactly)
+    assert Counter(cell.id for batch in batches for cell in batch.cells) == Counter(
+        cell.id for cell in plan.todo
+    )
+    resources = {cell.id: grid.grid.resources for grid in plan.grids for cell in grid.todo}
+    for batch in batches:
+        assert len({TOY.batch_key(cell.params, cell.target) for cell in batch.cells}) == 1
+        assert {resources[cell.id] for cell in batch.cells} == {batch.resources}
+        needed = sum(TOY.bytes_per_cell(cell.params, cell.target) for cell in batch.cells)
+        assert needed <= memory or len(batch.cells) == 1
+        assert len(batch.cells) <= (exactly or STACK)
+    assert len({batch.id for batch in batches}) == len(batches)
+    assert [batch.seconds for batch in batches] == sorted((batch.seconds for batch in batches), reverse=True)
+
+
+@given(grids, st.integers(1, 3), st.integers(1, 8))
+@settings(deadline=None, max_examples=60)
+def test_stacks_are_whole_multiples_but_for_the_last_of_a_kind(grids: Any, seeds: int, workers: int) -> None:
+    batches = batches_of(plan_of(*grids, seeds=seeds), workers=workers)
+    kinds = Counter(
+        (TOY.batch_key(batch.cells[0].params, batch.cells[0].target), batch.resources)
+        for batch in batches
+        if len(batch.cells) % MULTIPLE
+    )
+    assert not kinds or max(kinds.values()) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8, 16])
+@pytest.mark.parametrize("sizes", [[1], [2, 3], [1, 2, 4, 8, 16]])
+def test_no_worker_waits_long_when_there_is_enough_to_share(workers: int, sizes: list[int]) -> None:
+    plan = plan_of({"size": sizes, "rate": list(range(1, 26))}, seeds=20)  # 1000 cells of each size
+    batches = batches_of(plan, workers=workers)
+    assert waiting(batches, workers) <= 0.10
+    assert makespan(batches, workers) * workers * (1 - waiting(batches, workers)) == pytest.approx(
+        sum(batch.seconds for batch in batches)
+    )
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 4), (2, 4), (3, 6), (4, 4)])
+def test_batches_are_no_smaller_than_they_must_be(workers: int, expected: int) -> None:
+    plan = plan_of({"size": [2], "rate": list(range(1, 26))}, seeds=20)  # 1000 cells, at most 256 in a stack
+    assert len(batches_of(plan, workers=workers)) == expected
+
+
+def test_cells_per_batch_is_taken_at_its_word() -> None:
+    plan = plan_of({"size": [2], "rate": list(range(1, 26))})
+    assert [len(batch.cells) for batch in batches_of(plan, cells_per_batch=7)] == [7] * 7 + [1]
+    assert [len(batch.cells) for batch in batches_of(plan, cells_per_batch=1000)] == [50]
+    assert len(batches_of(plan, cells_per_batch=1)) == 50
+
+
+def test_long_cells_are_not_stacked_until_a_kill_would_cost_hours() -> None:
+    plan = plan_of({"size": [1], "rate": list(range(1, 26))}, seeds=4)
+    slow = replace(TOY, seconds_per_cell=lambda params, target: 3.0)
+    batches = make_batches(plan, {"toy": slow}, workers=1, memory_bytes=10**9)
+    assert max(batch.seconds for batch in batches) <= LONGEST
+    slower = replace(TOY, seconds_per_cell=lambda params, target: 100.0)
+    batches = make_batches(plan, {"toy": slower}, workers=1, memory_bytes=10**9)
+    assert {padded(batch) for batch in batches} == {MULTIPLE}
+
+
+def test_a_batch_costs_what_its_padded_stack_costs() -> None:
+    batches = batches_of(plan_of({"size": [3], "rate": [1]}))
+    assert [(len(batch.cells), batch.seconds) for batch in batches] == [(2, pytest.approx(16 * 0.003))]
+
+
+def test_a_batch_id_is_of_its_cells() -> None:
+    plan = plan_of({"size": [1, 2], "rate": [1, 2]})
+    ids = [batch.id for batch in batches_of(plan)]
+    assert ids == [batch.id for batch in batches_of(plan)]
+    assert not set(ids) & {batch.id for batch in batches_of(plan_of({"size": [1, 2], "rate": [1, 2, 3]}))}
+
+
+def test_nothing_left_is_no_batch() -> None:
+    plan = plan_of({"size": [1], "rate": [1]})
+    finished = {cell.id: "ok" for cell in plan.cells}
+    assert batches_of(make_plan(plan.sweep, CATALOGUE, finished)) == ()
+
+
+def test_a_batch_has_its_grids_resources() -> None:
+    batches = batches_of(plan_of({"size": [1], "rate": [1]}, {"size": [2], "rate": [1], "gpu": 0.5}))
+    assert sorted(batch.resources.gpu for batch in batches) == [0, 0.5]
+    assert {batch.resources.cpu for batch in batches} == {Resources().cpu}

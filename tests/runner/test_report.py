@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.targets import Points
+from runner.report import write_report
+from tests.runner.fakes import mixture
+from tests.runner.made_results import toy_cells, write_results
+
+NEAR, FAR = mixture("near", 1.0), mixture("far", 4.0, dim=2)
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The page's text and links; refuses tags that do not match."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.pieces.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.pieces).split())
+
+
+def page(folder: Path) -> Page:
+    return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_the_page_has_the_question_the_numbers_and_the_figures(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR, FAR], {"rate": [0.25, 4.0]})
+    read = page(write_results(tmp_path / "study", cells, question="What does a rate keep?"))
+    assert "study What does a rate keep?" in read.text
+    assert "12 cells 12 ok" in read.text
+    # The toy's coverage is 1 / (1 + rate).
+    assert "by rate, on average over 2 targets: 0.25 keeps coverage 0.80 at sharpness 0.20" in read.text
+    assert "near 0.25 0.800 ± 0.000 0.200 ± 0.000" in read.text
+    assert "4 keeps coverage 0.20 at sharpness 0.80" in read.text
+    assert "modesweep run toy.yaml" in read.text
+    assert "2026-01-02 03:06 UTC, after 2 min 05 s" in read.text
+    assert "coverage mass kept higher" in read.text
+    assert read.tags.count("img") == 4
+
+
+def test_the_page_needs_no_network(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "alone", toy_cells([NEAR], {"rate": [0.25, 4.0]}))
+    source = write_report(folder).read_text(encoding="utf-8")
+    read = Page(source)
+    assert not {"script", "link", "iframe"} & set(read.tags)
+    assert not re.search(r"url\(|@import|https?://", source)
+    for link in read.links:
+        kind, _, data = link.partition(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data, validate=True).startswith(b"\x89PNG")
+
+
+def test_what_comes_from_the_sweep_file_cannot_become_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script> & \"quotes\" 'too' {{ 7 * 7 }}"
+    target = mixture("<b>bold</b>", 1.0)
+    cells = toy_cells([target], {"rate": [0.5, 2.0]}) + toy_cells([target], {"mode": ["raise"]}, seeds=1)
+    read = page(write_results(tmp_path / "evil", cells, question=evil))
+    assert not {"script", "b"} & set(read.tags)
+    assert evil in read.text
+    assert "<b>bold</b>" in read.text
+
+
+def test_failures_are_counted_by_kind_with_the_command_that_repeats_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cells = toy_cells([NEAR], {"mode": ["fine", "diverge"]}, seeds=2)
+    cells += toy_cells([NEAR], {"mode": ["raise"]}, seeds=1)
+    read = page(write_results(tmp_path / "results" / "partly", cells))
+    assert "5 cells 2 ok 2 diverged 1 failed" in read.text
+    first = next(cell for cell in cells if cell.params.mode == "diverge")
+    assert f"2 diverged in toy; the first on near, seed 0: {first.id} loss is nan at step 50" in read.text
+    assert f"modesweep run results/partly/sweep.yaml --cell {first.id} --executor inline" in read.text
+    assert "the toy with seed 0 was told to raise" in read.text
+
+
+def test_only_failures_leave_a_page_that_says_why(tmp_path: Path) -> None:
+    read = page(write_results(tmp_path / "failed", toy_cells([NEAR], {"mode": ["raise"]})))
+    assert "3 cells 3 failed" in read.text
+    assert "told to raise" in read.text
+    assert "What is kept" not in read.text
+    assert "img" not in read.tags
+
+
+def test_one_cell_and_no_manifest(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "one", toy_cells([NEAR], {"rate": [4.0]}, seeds=1), manifest=False)
+    read = page(folder)
+    assert "1 cell 1 ok" in read.text
+    assert "near 0.200 0.800" in read.text
+    assert "±" not in read.text.replace("Means over seeds ±", "")
+    assert "How it was made" not in read.text
+
+
+def test_thirty_targets_are_all_in_the_table(tmp_path: Path) -> None:
+    targets = [mixture(f"target_{i}", 1 + i / 10, dim=1 + i % 3) for i in range(30)]
+    read = page(write_results(tmp_path / "many", toy_cells(targets, {"rate": [0.5, 2.0]}, seeds=1)))
+    assert all(f"{target.name} 0.5" in read.text for target in targets)
+
+
+def test_an_edge_of_a_nuisance_axis_is_warned_of(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR], {"size": [1, 2], "rate": [0.5, 2.0]})
+    read = page(write_results(tmp_path / "edge", cells, nuisance=["rate"]))
+    assert "the best rate is the smallest" in read.text
+
+
+def test_three_lines_of_pandas_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = Points("points", np.linspace(0, 1, 20)[:, None], ("x",))
+    folder = write_results(tmp_path / "three", toy_cells([NEAR, points], {"rate": [0.25, 4.0]}))
+    source = write_report(folder).read_text(encoding="utf-8")
+    code = "".join(Page(f"<pre>{source.split('<pre>')[-1].split('</pre>')[0]}</pre>").pieces)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "report", "exec"), {})
+    printed = capsys.readouterr().out
+    assert re.search(r"near +0\.25 +0\.8 +0\.2", printed)
+    assert re.search(r"points +0\.25 +0\.8 +0\.2", printed)

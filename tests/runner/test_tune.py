@@ -1,0 +1,241 @@
+"""The Tune executor: the suite under one shared Ray, lost workers, and a Ray of its own in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.experiment import Outcome
+from runner.batch import Resources
+from runner.errors import ExecutorError
+from runner.executors import Executor, setup
+from runner.executors.exchange import RESULTS_WAITING, Delivery, Exchange, Work
+from runner.executors.tune import TuneExecutor
+from tests.runner import fakes
+from tests.suites import executors as suite
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def running_ray() -> Iterator[None]:
+    """A Ray that the executor finds in its process; it believes in a GPU, to show how GPUs are assigned."""
+    setup.set_environment(private=True)
+    import ray
+
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    assert ray.is_initialized(), "an executor stopped a Ray that it had not started"
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tune(running_ray: None) -> Iterator[TuneExecutor]:
+    with TuneExecutor(suite.EXPERIMENTS, suite.CONTEXT, workers=2) as executor:
+        yield executor
+
+
+class TestTune(suite.ExecutorSuite):
+    @pytest.fixture
+    def executor(self, tune: TuneExecutor) -> Executor:
+        return tune
+
+
+def test_a_lost_worker_costs_only_the_cell_that_keeps_killing_it(running_ray: None, tmp_path: Path) -> None:
+    mark = tmp_path / "died"
+
+    def mortal(cells: Sequence[Any], device: str) -> list[Outcome]:
+        if any(cell.seed == 3 for cell in cells) and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fakes.run_batch(cells, device)
+
+    # Defined in a function, where no worker could import it, so it travels by value.
+    experiments = {"toy": replace(fakes.TOY, run_batch=mortal)}
+    asked = suite.cells(8, {5: "kill"})
+    with TuneExecutor(experiments, suite.CONTEXT, workers=2) as executor:
+        found = suite.rows(executor.run(suite.batches(asked, 2)))
+    assert mark.exists()
+    killed = found.pop("toy-0005")
+    assert killed["status"] == "failed"
+    assert killed["error"].startswith("worker died")
+    assert suite.same(found, suite.alone([cell for cell in asked if cell.seed != 5]))
+
+
+def test_each_batch_gets_the_device_it_asks_for(tune: TuneExecutor) -> None:
+    cells = suite.cells(4)
+    asked = [
+        *suite.batches(cells[:2], 1, resources=Resources(cpu=1, gpu=0.5)),
+        *suite.batches(cells[2:], 1, resources=Resources(cpu=2)),
+    ]
+    devices = {r.table["seed"][0].as_py(): r.table["device"][0].as_py() for r in tune.run(asked)}
+    assert devices == {0: "cuda", 1: "cuda", 2: "cpu", 3: "cpu"}
+
+
+def test_a_batch_that_fits_nowhere_is_refused(tune: TuneExecutor) -> None:
+    asked = suite.batches(suite.cells(1), 1, resources=Resources(cpu=64))
+    with pytest.raises(ExecutorError, match=r"experiment 'toy' asks for 64 CPU, but Ray has 2\."):
+        list(tune.run(asked))
+
+
+def test_gpus_are_optional() -> None:
+    setup.check_resources(suite.batches(suite.cells(1), 1, resources=Resources(gpu=4)), {"CPU": 1})
+
+
+def test_a_worker_that_cannot_run_batches_ends_the_run(tune: TuneExecutor) -> None:
+    with pytest.raises(ExecutorError, match="surprise"):
+        list(tune.run(suite.batches(suite.cells(6, experiment="undeclared"), 2)))
+
+
+@given(st.data())
+def test_work_is_done_once_whatever_is_lost(data: st.DataObject) -> None:
+    """Trials end in any order, deadly cells kill theirs, and others die by accident."""
+    count = data.draw(st.integers(1, 24))
+    deadly = data.draw(st.sets(st.integers(0, count - 1)))
+    accidents = data.draw(st.integers(0, 5))
+    work, done, trials = (
+        Work(deque(suite.batches(suite.cells(count), data.draw(st.integers(1, count))))),
+        [],
+        0,
+    )
+    while work.waiting or work.running:
+        if work.waiting and (not work.running or data.draw(st.booleans())):
+            work.take(f"t{trials}")
+            trials += 1
+            continue
+        trial = data.draw(st.sampled_from(sorted(work.running)))
+        work.running.discard(trial)
+        batch = work.out[trial]
+        if any(cell.seed in deadly for cell in batch.cells):
+            work.lost(trial, "killed")
+        elif accidents and len(batch.cells) > 1 and data.draw(st.booleans()):
+            accidents -= 1
+            work.lost(trial, "accident")
+        else:
+            done += work.out.pop(trial).cells
+            # Its worker dies between delivering the records and ending the trial.
+            work.lost(trial, "too late")
+    dead = [work.dead.get_nowait()[0] for _ in range(work.dead.qsize())]
+    assert sorted(cell.seed for cell in done) == sorted(set(range(count)) - deadly)
+    assert sorted(cell.seed for batch in dead for cell in batch.cells) == sorted(deadly)
+    assert not work.out
+
+
+def test_the_exchange_keeps_what_is_expected_and_drops_the_rest() -> None:
+    async def story() -> None:
+        exchange = Exchange()
+        await exchange.offer("a", b"batch")
+        assert await exchange.fetch("a") == b"batch"
+        assert await exchange.fetch("never offered") is None
+        assert await exchange.collect(0.01) == []
+        await exchange.deliver(Delivery("a", b"records", 1.0))
+        await exchange.deliver(Delivery("a", b"again, by a trial that was restarted", 1.0))
+        assert [d.table for d in await exchange.collect(0.01)] == [b"records"]
+        await exchange.offer("b", b"batch")
+        await exchange.clear()
+        await exchange.deliver(Delivery("b", b"of an abandoned run", 1.0))
+        assert await exchange.collect(0.01) == []
+
+    asyncio.run(story())
+
+
+def test_a_driver_that_is_behind_holds_workers_back() -> None:
+    async def story() -> None:
+        exchange = Exchange()
+        for n in range(RESULTS_WAITING + 1):
+            await exchange.offer(str(n), b"")
+        deliveries = [
+            asyncio.ensure_future(exchange.deliver(Delivery(str(n), b"", 0.0)))
+            for n in range(RESULTS_WAITING + 1)
+        ]
+        await asyncio.sleep(0)
+        assert [d.done() for d in deliveries] == [True] * RESULTS_WAITING + [False]
+        assert len(await exchange.collect(1.0)) == RESULTS_WAITING
+        assert len(await exchange.collect(1.0)) == 1
+
+    asyncio.run(story())
+
+
+CHILD = """
+import sys
+from runner.errors import ExecutorError
+from runner.executors import open_executor
+from tests.suites import executors as suite
+asked = suite.batches(suite.cells(400, dict.fromkeys(range(4, 400), "slow")), 4)
+with open_executor("tune", suite.EXPERIMENTS, suite.CONTEXT, workers=2, address=sys.argv[1] or None) as executor:
+    try:
+        for result in executor.run(asked):
+            print(result.batch.id, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+    except ExecutorError as error:
+        print(error)
+"""
+
+
+def child(tmp_path: Path, address: str = "") -> subprocess.Popen[str]:
+    """A driver with a Ray of its own, in a home folder that does not exist."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))
+    }
+    environment |= {"HOME": str(tmp_path / "nowhere"), "TMPDIR": str(tmp_path), "MARK": str(tmp_path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, address],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def left_behind(tmp_path: Path) -> list[str]:
+    """Command lines of the processes that a child started, directly or not, and that still run."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"MARK={tmp_path}\0".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads the process table")
+def test_ctrl_c_leaves_nothing_behind_and_the_terminal_quiet(tmp_path: Path) -> None:
+    driver = child(tmp_path)
+    assert driver.stdout is not None
+    assert driver.stdout.readline().strip() in {"b0", "b1"}
+    assert left_behind(tmp_path)
+    # A terminal sends Ctrl-C to every process of the group.
+    os.killpg(driver.pid, signal.SIGINT)
+    out, err = driver.communicate(timeout=60)
+    assert driver.returncode == 0
+    assert out.splitlines()[-1] == "interrupted"
+    assert err == ""
+    for _ in range(100):
+        if not left_behind(tmp_path):
+            break
+        time.sleep(0.1)
+    assert left_behind(tmp_path) == []
+    assert [f.name for f in tmp_path.iterdir()] == []
+
+
+def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
+    out, _ = child(tmp_path, "127.0.0.1:1").communicate(timeout=120)
+    assert out.startswith("No Ray cluster answers at '127.0.0.1:1': ")
+    assert "--address" in out

@@ -1,0 +1,76 @@
+"""The import arrows of docs/architecture.md, read from the code itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIGHT = (
+    "runner.cli",
+    "runner.spec",
+    "runner.plan",
+    "runner.batch",
+    "experiments.catalogue",
+)
+HEAVY = ("torch", "pandas", "scipy", "pyarrow", "ray", "mlflow", "matplotlib", "sklearn")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports anywhere, in functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def importers(package: str, of: str) -> set[str]:
+    """The files of a package that import a module or anything inside it."""
+    files = (ROOT / package).rglob("*.py")
+    return {
+        str(path.relative_to(ROOT))
+        for path in files
+        if any(name == of or name.startswith(f"{of}.") for name in imports(path))
+    }
+
+
+@pytest.mark.parametrize("forbidden", ["ray", "mlflow", "runner"])
+def test_experiments_know_nothing_of_how_they_are_run(forbidden: str) -> None:
+    assert importers("experiments", forbidden) == set()
+
+
+def test_the_runner_meets_experiments_in_one_place() -> None:
+    assert importers("runner", "experiments") == {"runner/api.py"}
+
+
+def test_ray_lives_in_the_tune_executor() -> None:
+    found = importers("runner", "ray")
+    assert found
+    assert all(name.startswith("runner/executors/") for name in found)
+
+
+def test_mlflow_is_imported_by_one_module() -> None:
+    assert importers("runner", "mlflow") == {"runner/tracking/mlflow_store.py"}
+
+
+def test_science_does_not_print_or_pickle() -> None:
+    for package in ("experiments", "runner"):
+        for module in ("pickle", "shelve", "marshal", "joblib", "dill"):
+            assert importers(package, module) <= ALLOWED_PICKLE, module
+
+
+ALLOWED_PICKLE: set[str] = set()
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_planning_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
