@@ -123,8 +123,9 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     experiments = CATALOGUE.experiments.values()
     if kind == "targets":
         targets = [CATALOGUE.target(name) for name in CATALOGUE.target_names]
-        rows = [(t.name, str(t.dim), str(getattr(t, "modes", "?")), t.unit, t.about) for t in targets]
-        return ("target", "dim", "modes", "unit", "about"), rows
+        return ("target", "dim", "modes", "unit", "about"), [
+            (t.name, str(t.dim), str(getattr(t, "modes", "?")), t.unit, t.about) for t in targets
+        ]
     if kind == "sweeps":
         sweeps = [(name, load_sweep(path)) for name, path in CATALOGUE.sweeps.items()]
         return ("sweep", "cells", "question"), [

@@ -68,10 +68,9 @@ def make_batches(
     """
     groups = _stackable(plan, experiments, memory_bytes)
     if cells_per_batch is not None:
-        batches = [
-            b for group in groups for b in _cut(group, itertools.repeat(min(cells_per_batch, group.limit)))
-        ]
-        return _longest_first(batches)
+        size = max(1, cells_per_batch)
+        cut = (_cut(group, itertools.repeat(min(size, group.limit))) for group in groups)
+        return _longest_first(list(itertools.chain.from_iterable(cut)))
     share = sum(_padded(len(group.cells)) * group.seconds_per_cell for group in groups) / workers
     best: list[Batch] = []
     for pieces in (1, 2, 3, 4, 6, 8, 12, 16):
@@ -118,13 +117,13 @@ def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: 
 
 
 def _cut_even(group: _Stackable, seconds: float) -> list[Batch]:
-    """Batches as equal as multiples of 16 can be, as many as keep them near ``seconds`` and below the bounds."""
+    """Batches as equal as multiples of 16 can be: so many that each takes about ``seconds``, or more."""
     if group.limit < MULTIPLE:
         return _cut(group, itertools.repeat(group.limit))
     units = math.ceil(len(group.cells) / MULTIPLE)
     unit_seconds = max(MULTIPLE * group.seconds_per_cell, 1e-9)
     largest = max(1, int(min(group.limit / MULTIPLE, STACK / MULTIPLE, LONGEST / unit_seconds)))
-    wanted = math.ceil(units * unit_seconds / seconds - 1e-6)
+    wanted = math.ceil(units * unit_seconds / seconds - 1e-6) if seconds > 0 else 1
     count = min(units, max(wanted, math.ceil(units / largest)))
     size, larger = divmod(units, count)
     return _cut(group, (MULTIPLE * (size + (index < larger)) for index in range(count)))

@@ -265,7 +265,7 @@ def export(
             sweep,
             results,
             tracking_uri,
-            mlflow and mlflow.value,
+            None if mlflow is None else mlflow.value,
             lambda n, m: line.update(f"exporting {n:,} of {m:,}"),
         )
     console.print(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.run import Report
 
 FIRST_CELLS = 5
-SHORT = {"modes_captured": "modes", "n": "cells"}
+SHORT = {"modes_captured": "modes", "forward_kl": "fwd KL", "reverse_kl": "rev KL"}
 SPREAD = ("coverage", "sharpness")  # the measures that the question is about are shown with their interval
 
 
@@ -45,7 +45,7 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str
             duration(seconds / workers) if own else "",
         )
     done = ", ".join(f"{count:,} {status}" for status, count in sorted(plan.done.items())) or "none"
-    lines = [
+    lines: list[RenderableType] = [
         Text(
             f"{plan.sweep.name}: {len(plan.cells):,} cells, {len(plan.todo):,} to run (done: {done})", "bold"
         )
@@ -97,7 +97,9 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
     """The coverage-sharpness table, how many cells ended how, and where to look next."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
-    lines = [Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")]
+    lines: list[RenderableType] = [
+        Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")
+    ]
     not_ok = counts.diverged + counts.failed + counts.timeout
     lines.append(
         Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else ""))
@@ -125,7 +127,7 @@ def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
         for name in (*measures, "n"):
             table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
         previous: tuple[Any, ...] = ()
-        for row in part.rows.to_dict("records"):
+        for row in _rows(part):
             axes = tuple(_value(row[axis]) for axis in part.axes)
             if previous and axes[0] != previous[0]:
                 table.add_section()
@@ -143,7 +145,7 @@ def comparison_markdown(parts: Sequence[Comparison]) -> str:
         names = [*part.axes, *_measures(part)]
         header = [SHORT.get(name, name) for name in names]
         lines += [f"**{part.experiment}**", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-        for row in part.rows.to_dict("records"):
+        for row in _rows(part):
             values = [*(_value(row[a]) for a in part.axes), *(_measure(row, m) for m in _measures(part))]
             lines.append(f"| {' | '.join(values)} |")
         lines += ["", *(f"_{note}_" for note in part.notes), ""]
@@ -179,9 +181,13 @@ def _varying(grid: Any) -> Iterator[tuple[str, Sequence[Any]]]:
 
 
 def _measures(part: Comparison) -> list[str]:
-    """Modes captured and their total are one column: ``4.0 of 8``."""
-    both = {"modes_captured", "modes_total"} <= set(part.measures)
-    return [name for name in part.measures if not (both and name == "modes_total")]
+    """Modes captured and their total are one column, ``4/8``; the objective is shown where nothing else is."""
+    shown = [name for name in part.measures if name in SPREAD or name in SHORT]
+    return shown or list(part.measures)
+
+
+def _rows(part: Comparison) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in part.rows.to_dict("records")]
 
 
 def _measure(row: Mapping[str, Any], name: str) -> str:

@@ -195,6 +195,8 @@ def _value(name: str, mean: float, half: float) -> Value:
         return Value("–")
     if name in SHARES:
         return Value(f"{mean:.3f}", "" if half != half else f"{half:.3f}", min(max(mean, 0.0), 1.0))
+    if float(mean).is_integer() and not half > 0:
+        return Value(f"{mean:,.0f}")
     # As many decimals as three digits of the mean need, so that a column's interval reads like its mean.
     decimals = 0 if abs(mean) >= 100 else 1 if abs(mean) >= 10 else 2 if abs(mean) >= 1 else 3
     return Value(f"{mean:,.{decimals}f}", "" if half != half else f"{half:,.{decimals}f}")

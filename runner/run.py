@@ -29,6 +29,7 @@ from runner.store.lock import hold
 from runner.store.manifest import SWEEP, write_manifest, write_text
 from runner.store.shards import RECORDS, write_shard
 from runner.store.tables import Counts, write_tables
+from runner.store.targets import write_targets
 from runner.tracking.follower import Follower
 from runner.tracking.location import locate
 from runner.tracking.request import ExportReport, Request, choose_mode, provenance_tags
@@ -121,6 +122,8 @@ def run(
                 samples=options.samples,
                 report=listener.say,
             )
+            if options.samples:
+                write_targets(folder, (cell.target for cell in plan.cells))
             settings = {name: value for name, value in vars(options).items() if name != "command"}
             write_manifest(
                 folder,

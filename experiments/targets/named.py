@@ -64,7 +64,7 @@ def _turned(angle: float, variances: Sequence[float]) -> np.ndarray:
 
 
 def _gmm40() -> Mixture:
-    """The locations are ``(torch.rand(40, 2) - 0.5) * 80`` after ``torch.manual_seed(0)``, bit for bit."""
+    """The locations are 80 (u - 1/2), with the u of ``torch.rand(40, 2)`` after ``torch.manual_seed(0)``."""
     raw = np.random.RandomState(0).randint(0, 2**32, 80, dtype=np.uint32)
     uniform = (raw & (2**24 - 1)) / 2**24
     means = ((uniform - 0.5) * 80).reshape(40, 2)

@@ -76,7 +76,7 @@ def _first_text(values: np.ndarray) -> str:
             float(value)
         except (TypeError, ValueError):
             return f"{str(value)[:40]!r} (row {row + 1})"
-    return str(values.dtype)
+    return f"values of type {type(values.flat[0]).__name__}"
 
 
 def _read_csv(path: Path) -> dict[str, Any]:
@@ -114,7 +114,8 @@ def _from_arrow(column: Any) -> np.ndarray:
     import pyarrow as pa
 
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)
+    if not any(is_kind(kind) for is_kind in numeric):
         return np.array(column.to_pylist(), dtype=object)
     if column.null_count:
         return np.array(column.to_pylist(), dtype=float)

@@ -14,7 +14,9 @@ from experiments.metrics import DENSITY_METRICS
 from experiments.metrics import LABELS as METRIC_LABELS
 from experiments.targets import Points, Target
 
-NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
+NOISE_CHUNK = (
+    16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
+)
 
 
 class Params(BaseParams):
@@ -41,7 +43,10 @@ class Params(BaseParams):
     noise_std: Annotated[float, Field(gt=0)] = 0.1
     encoder: Literal["mlp", "linear"] = "mlp"
     decoder: Literal["mlp", "linear"] = "mlp"
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (64, 64)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (
+        64,
+        64,
+    )
     kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
     free_bits: Annotated[float, Field(ge=0)] = 0.0
     steps: Annotated[int, Field(ge=1)] = 2000
@@ -61,7 +66,9 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         has_error=True,
     ),
-    Metric("elbo", "nats", "evidence lower bound at KL weight 1: -(rate + distortion)", "higher", has_error=True),
+    Metric(
+        "elbo", "nats", "evidence lower bound at KL weight 1: -(rate + distortion)", "higher", has_error=True
+    ),
     Metric("rate", "nats", "KL of the encoder's posterior from the prior", has_error=True),
     Metric(
         "distortion",
@@ -84,7 +91,9 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         has_error=True,
     ),
-    Metric("bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True),
+    Metric(
+        "bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True
+    ),
     Metric("active_units", "units", "latent dimensions whose posterior mean varies by more than 0.01", None),
     Metric(
         "theta",
@@ -132,7 +141,14 @@ def batch_key(params: Params, target: Target) -> Hashable:
     else:
         # Mixtures are padded to a power of two components.
         kind = ((target.modes - 1).bit_length(), target.df is None)
-    shapes = (target.dim, kind, *widths(params, target.dim), params.batch_size, params.train_size, params.dtype)
+    shapes = (
+        target.dim,
+        kind,
+        *widths(params, target.dim),
+        params.batch_size,
+        params.train_size,
+        params.dtype,
+    )
     return (*shapes, params.steps, params.likelihood, params.sample)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.randomness import generators, normal, uniform
+from experiments.experiment import Cell
+from experiments.randomness import Stream, generators, normal, shared_generators, uniform
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points, Target
 from experiments.vae import NOISE_CHUNK
@@ -47,18 +49,55 @@ def into(target: Target, to: Coordinates) -> Target:
     )
 
 
+@dataclass(frozen=True)
+class Views:
+    """The cells of a stack, and their targets as training sees them."""
+
+    cells: Sequence[Cell]
+    targets: Sequence[Target]
+    coordinates: Sequence[Coordinates]
+
+    @classmethod
+    def of(cls, cells: Sequence[Cell]) -> Views:
+        """Cells that see one target alike share it."""
+        keys = [(cell.target.digest, cell.params.standardise) for cell in cells]
+        first = dict(zip(reversed(keys), reversed(cells), strict=True))
+        maps = {key: coordinates(cell.target, cell.params.standardise) for key, cell in first.items()}
+        seen = {key: into(cell.target, maps[key]) for key, cell in first.items()}
+        return cls(cells, [seen[key] for key in keys], [maps[key] for key in keys])
+
+    def __getitem__(self, part: slice) -> Views:
+        return Views(self.cells[part], self.targets[part], self.coordinates[part])
+
+    def per_cell(self, value: Callable[[Any], float], like: Tensor) -> Tensor:
+        """A number of each cell's parameters, ``(K,)``."""
+        return torch.tensor([value(cell.params) for cell in self.cells], dtype=like.dtype, device=like.device)
+
+    def generators(self, stream: Stream, device: str | torch.device) -> list[torch.Generator]:
+        """Of each cell; cells of one seed share one, and its draws, unless these differ between targets."""
+        seeds = [cell.seed for cell in self.cells]
+        if getattr(self.targets[0], "df", None) is not None:
+            return generators(seeds, stream, str(device))
+        unique, rows = shared_generators(seeds, stream, str(device))
+        return [unique[row] for row in rows.tolist()]
+
+
 def chunk_steps(batch_size: int, width: int) -> int:
     """Steps whose noise is drawn at once; it depends on the cell's shapes alone."""
     return max(1, NOISE_CHUNK // (batch_size * width))
 
 
-def noise(latent: int, batch_size: int, chunk: int, generators: Sequence[torch.Generator], dtype: torch.dtype) -> Iterator[Tensor]:
+def noise(
+    latent: int, batch_size: int, chunk: int, generators: Sequence[torch.Generator], dtype: torch.dtype
+) -> Iterator[Tensor]:
     """Endless chunks of standard normal draws, ``(K, L, C, N)``."""
     while True:
         yield normal((latent, chunk, batch_size), generators, dtype)
 
 
-def fresh(mixture: StackedMixture, batch_size: int, chunk: int, generators: Sequence[torch.Generator]) -> Iterator[Tensor]:
+def fresh(
+    mixture: StackedMixture, batch_size: int, chunk: int, generators: Sequence[torch.Generator]
+) -> Iterator[Tensor]:
     """Endless chunks of new samples of the mixtures, ``(K, D, C, N)``."""
     while True:
         points = mixture.draw(chunk * batch_size, generators)
@@ -85,10 +124,9 @@ def resampled(
 
 
 def split(points: Points, train_size: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test points ``(n, D)``: a random choice and the rest, or all of them twice if none are left."""
-    values = points.values
-    if train_size is None or train_size >= len(values):
-        return values, values
+    """Training and test points ``(n, D)``, in random order: disjoint, or all of them twice if none would be left."""
     (generator,) = generators([seed], "evaluation")
-    order = torch.randperm(len(values), generator=generator).numpy()
-    return values[order[:train_size]], values[order[train_size:]]
+    shuffled = points.values[torch.randperm(len(points.values), generator=generator).numpy()]
+    if train_size is None or train_size >= len(shuffled):
+        return points.values, shuffled
+    return shuffled[:train_size], shuffled[train_size:]

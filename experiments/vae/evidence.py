@@ -60,12 +60,18 @@ def log_evidence(
 
 
 def _block(
-    decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, guess: Guess, generators: Sequence[torch.Generator]
+    decoder: Sequence[Layer],
+    noise_std: Tensor,
+    x: Tensor,
+    guess: Guess,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     mode, factor = _laplace(decoder, noise_std, x, guess.start)
     mean, std = guess.mean.mT.unsqueeze(-1), guess.std.mT.unsqueeze(-1)
     count, latent = mode.shape[1:3]
-    near, posterior, prior = normal((count, latent, DRAWS), generators, x.dtype).split((LAPLACE, ENCODER, PRIOR), -1)
+    near, posterior, prior = normal((count, latent, DRAWS), generators, x.dtype).split(
+        (LAPLACE, ENCODER, PRIOR), -1
+    )
     near = torch.linalg.solve_triangular(factor.mT, near, upper=True)
     z = torch.cat([mode + near, mean + std * posterior, prior], dim=-1)
 
@@ -83,7 +89,11 @@ def _block(
 
 
 def _best_start(
-    decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, start: Tensor, generators: Sequence[torch.Generator]
+    decoder: Sequence[Layer],
+    noise_std: Tensor,
+    x: Tensor,
+    start: Tensor,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     """For each point the likeliest of its own start and a bank of prior draws that all points share, ``(K, L, N)``."""
     bank = normal((start.shape[1], BANK), generators, x.dtype)

@@ -94,12 +94,16 @@ def _steps(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         yield from chunk.unbind(2)
 
 
+def kl_weight_factor(schedule: Schedule, step: Tensor, steps: int) -> Tensor:
+    """Of the KL weight at steps counted from 0, ``(S, 1) -> (S, K)``: linear over the warm-up, then 1."""
+    return ((step + 1) / (schedule.kl_warmup * steps)).clamp(max=1)
+
+
 def _kl_weights(schedule: Schedule, steps: int) -> Iterator[Tensor]:
-    """The KL weight of each step, ``(K, 1)``: linear over the warm-up, then constant."""
+    """The KL weight of each step, ``(K, 1)``."""
     for begin in range(0, steps, 256):
-        step = torch.arange(begin, begin + 256, device=schedule.kl_weight.device).view(-1, 1) + 1
-        ramp = (step / (schedule.kl_warmup * steps)).clamp(max=1)
-        yield from (ramp * schedule.kl_weight).unsqueeze(-1).unbind(0)
+        step = torch.arange(begin, begin + 256, device=schedule.kl_weight.device).view(-1, 1)
+        yield from (schedule.kl_weight * kl_weight_factor(schedule, step, steps)).unsqueeze(-1).unbind(0)
 
 
 def _per_parameter(values: Tensor, widths: Widths, like: Tensor) -> Tensor:
@@ -135,7 +139,9 @@ class _Buffers:
         )
 
 
-def _encode_decode(model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
+def _encode_decode(
+    model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor, kl: Tensor
+) -> tuple[Tensor, Tensor]:
     """One posterior sample z of each point, and its residual ``(K, D, N)``; the mean KL is written to ``kl (K, L)``."""
     mu, log_var = forward(model.encoder, x, buffers.encoded)[-1].chunk(2, dim=1)
     std = torch.mul(log_var, 0.5, out=buffers.std).exp_()
@@ -164,4 +170,6 @@ def _backpropagate(
     torch.addcmul(grad_z, mu, kl_gradient, out=grad_mu)
     torch.mul(grad_z, epsilon, out=grad_log_var).mul_(std)
     grad_log_var.addcmul_(std.square().sub_(1), kl_gradient).mul_(0.5)
-    backward(model.encoder, x, buffers.encoded, buffers.grad_encoded[-1], gradient.encoder, buffers.grad_encoded)
+    backward(
+        model.encoder, x, buffers.encoded, buffers.grad_encoded[-1], gradient.encoder, buffers.grad_encoded
+    )

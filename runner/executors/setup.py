@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import socket
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.experiment import Experiment
 
+LONGEST_TEMPORARY_FOLDER = 40
+CONNECT_SECONDS = 5.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Records tell of failures; Ray's own lines about lost workers would break into the progress display.
@@ -36,6 +40,9 @@ def set_environment(private: bool) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Ray's sockets lie 60 characters below its temporary folder, and a socket's path holds 107 at most.
+    if len(tempfile.gettempdir()) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK):
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")
     if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
@@ -64,10 +71,27 @@ def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> Non
                 )
 
 
+def check_address(address: str) -> None:
+    """Ray itself would wait for minutes, noisily, where nothing listens.
+
+    Raises:
+        OSError: nothing answers at ``host:port``.
+        ValueError: the address is a client's: Tune would then run in another process than the driver.
+    """
+    if "://" in address:
+        raise ValueError(
+            "an address is host:port or 'auto'; for ray:// submit the command with `ray job submit`"
+        )
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+
+
 def no_ray(address: str | None, error: Exception) -> str:
+    """What to tell a person when Ray does not start, or does not answer at ``address``."""
     if address:
         return (
-            f"No Ray cluster answers at '{address}': {first_line(error)}\n"
+            f"No Ray cluster at '{address}': {first_line(error)}\n"
             "Check the address with `ray status`, and that RAY_AUTH_MODE and the token are the cluster's.\n"
             "Without --address a Ray is started on this machine."
         )

@@ -16,7 +16,7 @@ import importlib
 import logging
 import os
 import pickle
-import shutil
+import secrets
 import tempfile
 import threading
 import time
@@ -48,10 +48,11 @@ STOP_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """Ray as the driver sees it: what there is to give, and the exchange."""
+    """Ray as the driver sees it: what there is to give, the exchange, and a folder for Tune's own notes."""
 
     resources: Mapping[str, float]
     exchange: Any
+    folder: str
 
 
 class TuneExecutor:
@@ -227,22 +228,22 @@ def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], worker
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
     searcher, on_error, stopper = _hooks(work, cluster, payload)
-    folder = tempfile.mkdtemp(prefix="modesweep-")
-    try:
-        tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(searcher, workers),
-                num_samples=-1,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name="sweep", storage_path=folder, stop=stopper, callbacks=[on_error], verbose=0
-            ),
-        ).fit()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=ConcurrencyLimiter(searcher, workers),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=secrets.token_hex(8),
+            storage_path=cluster.folder,
+            stop=stopper,
+            callbacks=[on_error],
+            verbose=0,
+        ),
+    ).fit()
 
 
 def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
@@ -303,16 +304,17 @@ def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cl
             _init(address, cpus, packages)
     except Exception as error:
         raise ExecutorError(setup.no_ray(address, error)) from error
-    exchange = None
-    try:
-        exchange = _start_exchange()
-        tune.result()
-        yield Cluster(ray.cluster_resources(), exchange)
-    finally:
-        if owned:
-            ray.shutdown()
-        elif exchange:
-            ray.kill(exchange)
+    with tempfile.TemporaryDirectory(prefix="modesweep-", ignore_cleanup_errors=True) as folder:
+        exchange = None
+        try:
+            exchange = _start_exchange()
+            tune.result()
+            yield Cluster(ray.cluster_resources(), exchange, folder)
+        finally:
+            if owned:
+                ray.shutdown()
+            elif exchange:
+                ray.kill(exchange)
 
 
 def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
@@ -320,6 +322,7 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address:
+        setup.check_address(address)
         one_thread = dict.fromkeys(worker.THREAD_VARIABLES, "1")
         ship = {"env_vars": one_thread, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)

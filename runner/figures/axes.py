@@ -27,9 +27,10 @@ from runner.summary import statistics
 
 MOST_AXES = 6
 MOST_TICKS = 8
+DODGE = 0.25  # between the first and the last target at one word, so that no interval hides another
 CAPTION = (
     "One axis at a time, averaged over the other axes; bars are 95 % intervals over seeds. Where the line is "
-    "flat, the axis decides nothing. Dashes tell apart the levels of the most telling axis."
+    "flat, the axis decides nothing. Dashes, where there are any, tell apart the most telling axis."
 )
 
 
@@ -39,7 +40,14 @@ def draw(views: Sequence[View]) -> Any | None:
     if not shown:
         return None
     blocks = [
-        Block(view.experiment, len(_axes(view)) * len(view.measures), len(view.measures), 1.7, 0.6, FOOT)
+        Block(
+            view.experiment,
+            len(_axes(view)) * len(view.measures),
+            columns=len(view.measures),
+            height=1.7,
+            gap=0.6,
+            foot=FOOT,
+        )
         for view in shown
     ]
     figure, placed = sheet(blocks)
@@ -95,12 +103,16 @@ def _panel(panel: Any, view: View, axis: Axis, measure: str) -> None:
     grey = None in colour
     for target, dash, points in _lines(view, axis, measure):
         x = np.array([axis.position(level) for level in points[axis.name]])
+        if axis.ordinal and target and not grey:
+            x += DODGE * ((view.targets.index(target) + 0.5) / len(view.targets) - 0.5)
         order = np.argsort(x)
         x, y, low, high = (
             a[order] for a in (x, *(points[name].to_numpy() for name in ("mean", "low", "high")))
         )
         look = {"linewidth": 0.6} if grey and target else {"linewidth": 2.2 if grey else 1.4, "marker": "o"}
         panel.plot(x, y, color=colour[target], linestyle=DASHES[dash], markersize=3.5, **look)
+        if measure in QUESTION:
+            low, high = low.clip(0, 1), high.clip(0, 1)
         if not (grey and target):
             panel.vlines(x, low, high, color=colour[target], linewidth=0.9, alpha=0.7)
     panel.set_title(measure, loc="left", pad=4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from runner.figures.study import Axis, View
+from runner.figures.study import Axis, View, parts
 from runner.figures.style import (
     FAINT,
     INK,
@@ -51,7 +51,7 @@ def draw(views: Sequence[View]) -> Any | None:
 
 def _block(view: View) -> Block:
     panels = len(_panels(view))
-    columns = {1: 2, 2: 2, 3: 3, 5: 3, 6: 3}.get(panels, 4)
+    columns = {1: 2, 2: 2, 3: 3, 5: 3, 6: 3, 9: 3}.get(panels, 4)
     return Block(view.experiment, panels, columns, height={2: 3.3, 3: 2.3}.get(columns, 1.75))
 
 
@@ -82,31 +82,37 @@ def _frame(panel: Any, place: Placed, i: int, title: str) -> None:
 
 
 def _points(panel: Any, rows: pd.DataFrame, main: Axis | None, marked: Axis | None) -> None:
+    few = len(rows) <= MOST_BARS
     colour = colours(main)
-    paint = [colour.get(level, FAINT) for level in rows[main.name]] if main else [INK] * len(rows)
-    x, y = rows["coverage_mean"].to_numpy(), rows["sharpness_mean"].to_numpy()
-    if len(rows) <= MOST_BARS:
-        for measure, lines, at in (("coverage", panel.hlines, y), ("sharpness", panel.vlines, x)):
-            low, high = (rows[f"{measure}_ci_{end}"].clip(0, 1).to_numpy() for end in ("low", "high"))
-            lines(at, low, high, colors=paint, linewidth=0.9, alpha=0.6, zorder=2)
-    size = 36 if len(rows) <= MOST_BARS else 10
-    groups = (
-        {marked.levels[i]: shape for i, shape in enumerate(MARKERS[: len(marked.levels)])} if marked else {}
-    )
-    shapes = [groups.get(level, "o") for level in rows[marked.name]] if marked else ["o"] * len(rows)
-    for shape in dict.fromkeys(shapes):
-        here = [i for i, s in enumerate(shapes) if s == shape]
-        panel.scatter(
-            x[here],
-            y[here],
-            marker=shape,
-            s=size,
-            c=[paint[i] for i in here],
-            edgecolor="white",
-            linewidth=0.6,
-            alpha=0.9,
-            zorder=3,
-        )
+    shapes = dict(zip(marked.levels, MARKERS, strict=False)) if marked else {}
+    for i, (level, same) in enumerate(parts(rows, main)):
+        paint = colour.get(level, FAINT) if main else INK
+        if few:
+            _bars(panel, same, paint)
+        # Large ones first, smaller ones over them: where levels agree, all of them still show.
+        size = 60 - 40 * i / len(main.levels) if main and few else 36 if few else 10
+        for mark, shown in parts(same, marked):
+            panel.scatter(
+                shown["coverage_mean"],
+                shown["sharpness_mean"],
+                marker=shapes.get(mark, "o"),
+                s=size,
+                color=[paint],
+                edgecolor="white",
+                linewidth=0.6,
+                alpha=0.9,
+                zorder=3,
+            )
+
+
+def _bars(panel: Any, rows: pd.DataFrame, paint: Any) -> None:
+    """Intervals of both means; those of a share end where shares do."""
+    for measure, lines, at in (
+        ("coverage", panel.hlines, rows["sharpness_mean"]),
+        ("sharpness", panel.vlines, rows["coverage_mean"]),
+    ):
+        low, high = (rows[f"{measure}_ci_{end}"].clip(0, 1) for end in ("low", "high"))
+        lines(at, low, high, colors=[paint], linewidth=0.9, alpha=0.6, zorder=2)
 
 
 def _frontier(panel: Any, rows: pd.DataFrame) -> None:

@@ -18,8 +18,8 @@ MOST_PANELS = 4  # of an experiment
 MOST_LINES = 6
 MOST_CELLS = 60  # behind one line; more do not move its median
 CAPTION = (
-    "The training loss: median, and the band that holds the middle 80 % of the cells. A line that is still "
-    "falling at its end asks for more steps."
+    "The training loss: median, and the band that holds the middle 80 % of the cells; the range is that of "
+    "the last nine tenths of the steps. A line that still falls at its end asks for more steps."
 )
 
 
@@ -82,6 +82,17 @@ def _band(table: pd.DataFrame, ids: Sequence[str]) -> pd.DataFrame:
     return band[each.count() * 2 >= held.index.nunique()]
 
 
+def _settling(bands: Sequence[pd.DataFrame]) -> tuple[float, float]:
+    """The range of the loss after a tenth of the steps, with room above to see the lines come down."""
+    late = [band[band.index >= band.index.max() / 10].to_numpy().ravel() for band in bands if len(band)]
+    values = np.concatenate([np.zeros(0), *late])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return 0.0, 1.0
+    height = float(np.ptp(values)) or 1.0
+    return float(values.min()) - 0.1 * height, float(values.max()) + 0.6 * height
+
+
 def _panel(panel: Any, lines: Sequence[tuple[Any, pd.DataFrame]], main: Axis | None) -> None:
     colour = colours(main)
     for level, band in lines:
@@ -89,5 +100,6 @@ def _panel(panel: Any, lines: Sequence[tuple[Any, pd.DataFrame]], main: Axis | N
         steps = band.index.to_numpy() + 1  # the first step, 0, has no place on a logarithmic axis
         panel.fill_between(steps, band[0.1], band[0.9], color=paint, alpha=0.15, linewidth=0)
         panel.plot(steps, band[0.5], color=paint, linewidth=1.5)
+    panel.set_ylim(*_settling([band for _, band in lines]))
     logarithmic(panel)
     panel.set_xlabel("step")

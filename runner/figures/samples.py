@@ -196,6 +196,11 @@ def _explain(figure: Any, place: Placed, view: View, pictures: Sequence[Picture]
     levels = dict.fromkeys(picture.level for picture in pictures)
     fits = [(word(v) if main else "fit", {**dot, "color": colours(main).get(v, INK)}) for v in levels]
     groups = {main.label if main else "": fits}
+    held = {axis.name: {picture.cell[axis.name] for picture in pictures} for axis in view.axes[1:]}
+    if held:
+        unseen = {"linestyle": "none"}
+        values = {name: word(next(iter(v))) if len(v) == 1 else "several" for name, v in held.items()}
+        groups["held at"] = [(f"{name} {value}", unseen) for name, value in values.items()]
     if known:
         groups["the target"] = [("its own draws", {**dot, "color": FAINT})]
     legend(figure, place, groups)

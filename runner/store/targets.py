@@ -25,18 +25,26 @@ def write_targets(folder: Path, targets: Iterable[Target], n: int = DRAWS) -> No
     """
     named = {target.name: target for target in targets}
     draws = {name: target.draws(n) for name, target in named.items()}
-    columns: dict[str, pa.Array] = {
-        "target": pa.array([name for name, values in draws.items() for _ in values], pa.string()),
-        "draw": pa.array([i for values in draws.values() for i in range(len(values))], pa.int32()),
-    }
+    fields = [
+        _field("target", pa.string(), "the target's name"),
+        _field("draw", pa.int32(), "number of the draw, from 0"),
+    ]
+    columns: list[pa.Array] = [
+        pa.array([name for name, values in draws.items() for _ in values], pa.string()),
+        pa.array([i for values in draws.values() for i in range(len(values))], pa.int32()),
+    ]
     for i in range(max((values.shape[1] for values in draws.values()), default=0)):
-        parts = [
-            values[:, i] if values.shape[1] > i else np.full(len(values), np.nan) for values in draws.values()
-        ]
-        columns[f"x{i}"] = pa.array(np.concatenate(parts), pa.float64(), from_pandas=True)
+        held = [v[:, i] if v.shape[1] > i else np.full(len(v), np.nan) for v in draws.values()]
+        fields.append(_field(f"x{i}", pa.float64(), "coordinate of a draw from the target"))
+        columns.append(pa.array(np.concatenate(held), pa.float64(), from_pandas=True))
     labels = {name: [_label(c, target.unit) for c in target.coordinates] for name, target in named.items()}
-    table = pa.table(columns)
-    write(folder / "targets.parquet", table.replace_schema_metadata({"coordinates": json.dumps(labels)}))
+    layout = pa.schema(fields, metadata={"coordinates": json.dumps(labels)})
+    write(folder / "targets.parquet", pa.table(columns, schema=layout))
+
+
+def _field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    role = "target" if name.startswith("x") else "identity"
+    return pa.field(name, kind, metadata={"role": role, "unit": "", "meaning": meaning})
 
 
 def _label(coordinate: str, unit: str) -> str:

@@ -83,9 +83,9 @@ class Follower:
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(0.2)
                 progress(self._state)
+            return self._report_at_end()
         finally:
             self.stop()
-        return self._report or self._unfinished()
 
     def stop(self) -> None:
         """End the process now; what was exported stays."""
@@ -93,8 +93,8 @@ class Follower:
             self._process.terminate()
         self._process.wait()
         self._reader.join(5)
-        for stream in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            with suppress(OSError):  # what was not sent yet is of no use any more
                 if stream:
                     stream.close()
 
@@ -117,10 +117,14 @@ class Follower:
             else:
                 self._state = replace(self._state, **event)
 
-    def _unfinished(self) -> ExportReport:
+    def _report_at_end(self) -> ExportReport:
+        if self._process.poll() is not None:
+            self._reader.join()
+        if self._report is not None:
+            return self._report
         self._errors.seek(0)
         said = self._request.location.hide(self._errors.read().decode(errors="replace")).strip().splitlines()
-        reason = self._state.late or (said[-1] if said else "it did not answer")
+        reason = self._state.late or (said[-1] if said else "it was killed or did not answer")
         return ExportReport(
             cells=self._state.exported,
             url=self._state.url,

@@ -32,9 +32,10 @@ from runner.tracking.runs import Kind, Run
 # Alembic revisions of MLflow's schema for which rows written here equal the client's. 3.17: dc11669786a5.
 VERIFIED_SCHEMAS = frozenset({"dc11669786a5"})
 
-# Requests in flight to a server: hides the network's delay. Against `mlflow server` on sqlite two are as good as
-# eight, because its own work (20 times the client's) decides.
+# Requests in flight to a server, to hide the network's delay. Against `mlflow server` on sqlite two are as
+# good as eight, because its own work, 20 times the client's, decides.
 REQUESTS = 4
+TRAINING = "workflowType=machine_learning"  # opens MLflow's pages for training, not those for language models
 PAGE = 1000  # runs in one answer to a search
 ENTITIES = 1000  # metrics, params and tags in one log_batch, mlflow.utils.validation
 PARAMS = 100
@@ -136,7 +137,8 @@ def page(location: Location, session: Session) -> str | None:
     """The address of the parent run in MLflow's pages, if a server shows them."""
     if location.scheme not in ("http", "https"):
         return None
-    return f"{location.uri.rstrip('/')}/#/experiments/{session.experiment_id}/runs/{session.parent_id}"
+    place = f"/#/experiments/{session.experiment_id}/runs/{session.parent_id}?{TRAINING}"
+    return location.hide(location.uri).rstrip("/") + place
 
 
 def _only_one_makes_the_schema(location: Location) -> AbstractContextManager[Any]:

@@ -54,8 +54,8 @@ class Run:
 def cell_runs(table: pa.Table, axes: Axes) -> list[Run]:
     """One run for each record of a shard.
 
-    The final metrics stand at the curves' last step, later than the curves' points, so that they are the
-    latest value even where a curve has the same name. Numbers that are not finite are left out: MLflow would
+    The final metrics stand at step 0, for which MLflow draws bars to compare runs by; where a curve has the
+    same name, at its last step, a moment later, so that the final value is the latest. Numbers that are not finite are left out: MLflow would
     chart NaN as 0, and the tag ``status`` tells.
 
     Args:
@@ -91,13 +91,14 @@ def _cell_run(
     end = row["finished_at"] // 1000
     start = end - max(1, round(1000 * (row["fit_seconds"] or 0.0)))
     last = max((step for step, _, _ in curve), default=0)
+    drawn = {name for _, name, _ in curve}
     points = [
         Point(name, value, start + (end - start) * step // (last + 1), step)
         for step, name, value in curve
         if math.isfinite(value)
     ]
     points += [
-        Point(name, row[name], end, last)
+        Point(name, row[name], end, last if name in drawn else 0)
         for name in roles["metric"]
         if row[name] is not None and math.isfinite(row[name])
     ]
@@ -128,8 +129,14 @@ def run_name(row: Mapping[str, Any], parameters: Sequence[str], axes: Axes) -> s
     parts = [row["target"]]
     for name in parameters:
         if name in shown and name != "target" and row[name] is not None:
-            parts.append(row[name] if isinstance(row[name], str) else f"{name}={row[name]}")
+            parts.append(_shown(name, row[name]))
     return " ".join(parts)[: MAX_NAME - 30]
+
+
+def _shown(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
 
 
 def _curves(column: pa.ChunkedArray) -> Iterator[list[tuple[int, str, float]]]:

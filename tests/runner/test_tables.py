@@ -76,10 +76,11 @@ def test_every_column_is_typed_and_described(sweep: tuple[Path, list[Cell]]) -> 
         assert layout.metadata[b"sweep"] == b"made"
         assert layout.metadata[b"modesweep_version"]
         assert pq.read_metadata(folder / f"{name}.parquet").row_group(0).column(0).compression == "ZSTD"
-    cells_layout = pq.read_schema(folder / "cells.parquet")
-    assert json.loads(cells_layout.metadata[b"nuisance"]) == {"toy": ["rate"]}
-    assert json.loads(cells_layout.metadata[b"objective"]) == {"toy": "loss"}
-    assert {"curves", "modes", "q_samples"}.isdisjoint(cells_layout.names)
+    for name in ("cells", "summary"):
+        layout = pq.read_schema(folder / f"{name}.parquet")
+        assert json.loads(layout.metadata[b"nuisance"]) == {"toy": ["rate"]}
+        assert json.loads(layout.metadata[b"objective"]) == {"toy": "loss"}
+        assert {"curves", "modes", "q_samples"}.isdisjoint(layout.names)
 
 
 def test_nested_columns_become_rows(sweep: tuple[Path, list[Cell]], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_nested_columns_become_rows(sweep: tuple[Path, list[Cell]], monkeypatch:
         np.testing.assert_array_equal(draws["x0"], outcome.samples[:, 0].astype(np.float32))
     one = reading.read_curves(folder, cell_ids=[cells[0].id])
     assert one.equals(curves[curves["cell_id"] == cells[0].id])
-    monkeypatch.setattr(tables, "CHUNK", 3)
+    monkeypatch.setattr(tables, "CHUNK", 1)
     compact(folder, [c.id for c in cells])
     for before, after in ((curves, reading.read_curves(folder)), (modes, reading.read_modes(folder))):
         keys = [name for name in ("cell_id", "mode", "step") if name in before]

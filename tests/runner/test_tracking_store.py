@@ -72,11 +72,12 @@ def parents(store: Location, name: str = "made") -> list[MlflowRun]:
     return list(client.search_runs([experiment.experiment_id], "tags.kind = 'sweep'"))
 
 
+PARAMS = ("target", "rate", "size", "mode", "hidden", "flag", "seed")
 METRICS = [f.name for f in make_table(make_cells(1)).schema if f.metadata[b"role"] == b"metric"]
 
 
 def check_equal(store: Location, table: pa.Table) -> None:
-    """Every record of the table is a run whose params, metrics, histories and tags say the same, to the bit."""
+    """Every record is a run whose params, metrics, histories and tags say the same, to the last bit."""
     client, runs = MlflowClient(store.uri), children(store)
     for row in table.to_pylist():
         run = runs[row["cell_id"]]
@@ -87,13 +88,24 @@ def check_equal(store: Location, table: pa.Table) -> None:
         assert {name: run.data.metrics[name] for name in finite} == finite
         for name in seen:
             history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-            wanted = [(p["step"], p["value"]) for p in curves if p["metric"] == name and math.isfinite(p["value"])]
+            wanted = [
+                (p["step"], p["value"]) for p in curves if p["metric"] == name and math.isfinite(p["value"])
+            ]
             wanted += [(max(p["step"] for p in curves), finite[name])] if name in finite else []
             assert sorted(history) == sorted(wanted)
-        assert run.data.params == {
-            **{f: str(row[f]) for f in ("target", "rate", "size", "mode", "hidden", "flag", "seed")}
-        }
-        for tag in ("cell_id", "configuration_id", "status", "experiment", "batch_id", "code_version", "sweep"):
+        for name in set(finite) - seen:
+            (point,) = client.get_metric_history(run.info.run_id, name)
+            assert (point.step, point.value) == (0, finite[name])
+        assert run.data.params == {name: str(row[name]) for name in PARAMS}
+        for tag in (
+            "cell_id",
+            "configuration_id",
+            "status",
+            "experiment",
+            "batch_id",
+            "code_version",
+            "sweep",
+        ):
             assert run.data.tags[tag] == row[tag]
         assert run.data.tags.get("shape") == row["shape"]
         assert run.data.tags.get("error") == row["error"]
@@ -123,9 +135,7 @@ def test_runs_say_what_the_records_say(way: str, store: Location, tmp_path: Path
     assert children(store)[cells[2].id].info.run_name == "far rate=1.1 seed 0"
 
 
-def test_both_ways_make_equal_stores(
-    template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_ways_make_equal_stores(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = make_cells(12)
     tables = [
         make_table(cells[:7], {cells[1].id: Failure("timeout", "t" * 9000), cells[3].id: Outcome()}),
@@ -224,7 +234,9 @@ def test_a_failed_transaction_leaves_no_half_batch(
     table = make_table(make_cells(5))
     folder = make_folder(tmp_path, [table])
     true_rows = mlflow_store.rows
-    monkeypatch.setattr(mlflow_store, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]})
+    monkeypatch.setattr(
+        mlflow_store, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]}
+    )
     with pytest.raises(TrackingError, match=r"modesweep export made"):
         run_export(folder, store)
     assert children(store) == {}
@@ -247,7 +259,9 @@ def test_surplus_runs_of_a_cell_are_deleted(way: str, store: Location, tmp_path:
     check_equal(store, table)
 
 
-def test_another_schema_is_written_through_the_client(by_client: None, store: Location, tmp_path: Path) -> None:
+def test_another_schema_is_written_through_the_client(
+    by_client: None, store: Location, tmp_path: Path
+) -> None:
     session = mlflow_store.open_session(store, "made", "cell", {})
     assert not session.bulk
 
@@ -261,7 +275,10 @@ def test_configurations(way: str, store: Location, tmp_path: Path) -> None:
     runs = children(store, kind="configuration")
     rows = pa.concat_tables([make_table(cells[:3]), make_table(cells[3:], failed)]).to_pylist()
     for i in range(3):
-        run, pair = runs[cells[2 * i].configuration_id], [row for row in rows[2 * i : 2 * i + 2] if not row["error"]]
+        run, pair = (
+            runs[cells[2 * i].configuration_id],
+            [row for row in rows[2 * i : 2 * i + 2] if not row["error"]],
+        )
         mean = sum(row["coverage"] for row in pair) / len(pair)
         assert run.data.metrics["coverage_mean"] == pytest.approx(mean, rel=1e-12)
         assert run.data.metrics["n"] == 2
@@ -298,7 +315,9 @@ def test_the_parent_has_tables_and_provenance(store: Location, tmp_path: Path) -
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
     git = Git("f00ba4", "main", True)
-    where = Provenance("0.1.0", "0.1.0", git, "3.11", "Linux", "x86", 2, "host", "jo", "modesweep run made", {})
+    where = Provenance(
+        "0.1.0", "0.1.0", git, "3.11", "Linux", "x86", 2, "host", "jo", "modesweep run made", {}
+    )
     run_export(folder, store, tags=provenance_tags(where))
     (parent,) = parents(store)
     client = MlflowClient(store.uri)

@@ -74,7 +74,7 @@ def make_table(
     later: float = 0.0,
     draw: int = 0,
 ) -> pa.Table:
-    """The records of a batch that ended ``later`` seconds after the first; ``outcomes`` overrides some cells'."""
+    """The records of a batch that ended ``later`` seconds after the first; ``outcomes`` overrides some."""
     given = outcomes or {}
     return to_table(
         EXPERIMENT,
@@ -116,8 +116,12 @@ def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
     with sqlite3.connect(database) as connection:
         names = dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'configuration_id'"))
         names |= dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'cell_id'"))
-        names |= {r: "parent" for (r,) in connection.execute("SELECT run_uuid FROM tags WHERE value = 'sweep'")}
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        names |= {
+            r: "parent" for (r,) in connection.execute("SELECT run_uuid FROM tags WHERE value = 'sweep'")
+        }
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
         return {table: sorted(_rows(connection, table, names), key=repr) for table in tables}
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 
 from experiments.experiment import Cell as ExperimentCell
 from experiments.experiment import Experiment, Outcome

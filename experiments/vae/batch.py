@@ -1,0 +1,170 @@
+"""Cells in, outcomes out: stack, train, evaluate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.experiment import Cell, Outcome
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Points
+from experiments.vae import widths
+from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
+from experiments.vae.judge import Judgement, judge
+from experiments.vae.likelihood import gaussian, training_loss
+from experiments.vae.network import Layer, Stack, Widths, initialise
+from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
+
+STACK = 64  # trained at once; more would not be faster
+BLOCK = (
+    16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
+)
+POINTS_OF_CURVE = 30
+
+
+def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    """Train and evaluate cells of one batch key, in their order."""
+    outcomes: list[Outcome] = []
+    for start in range(0, len(cells), STACK):
+        outcomes += _run_stack(cells[start : start + STACK], device)
+    return outcomes
+
+
+def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    views = Views.of([*cells, *[cells[-1]] * (-len(cells) % BLOCK)])
+    model, trace = _train(views, device)
+    lasted = _steps_lasted(model, trace)
+    judged: list[Judgement] = []
+    for start in range(0, len(views.cells), BLOCK):
+        part = slice(start, start + BLOCK)
+        alive = lasted[part].to(device) >= cells[0].params.steps
+        judged += judge(
+            views[part], *(_evaluable(network, part, alive) for network in (model.encoder, model.decoder))
+        )
+    steps, curves = _curves(views, trace)
+    return [
+        _outcome(cell, int(lasted[k]), judged[k], steps, {name: curve[k] for name, curve in curves.items()})
+        for k, cell in enumerate(cells)
+    ]
+
+
+def _train(views: Views, device: str) -> tuple[Stack, Trace]:
+    params, dim = views.cells[0].params, views.targets[0].dim
+    dtype = getattr(torch, params.dtype)
+    shape = Widths(*widths(params, dim))
+    model = Stack.zeros(len(views.cells), shape, dtype, device)
+    initialise(model.every_layer, views.generators("init", device))
+    chunk = chunk_steps(params.batch_size, max(dim, params.latent_dim))
+    draws = noise(params.latent_dim, params.batch_size, chunk, views.generators("noise", device), dtype)
+    term = training_loss(params.likelihood, views.per_cell(lambda p: p.noise_std, model.flat), dim)
+    trace = train(
+        model,
+        shape,
+        _schedule(views, model.flat),
+        term,
+        _data(views, chunk, dtype, device),
+        draws,
+        steps=params.steps,
+        batch_size=params.batch_size,
+    )
+    return model, trace
+
+
+def _schedule(views: Views, like: Tensor) -> Schedule:
+    return Schedule(
+        learning_rate=views.per_cell(lambda p: p.learning_rate, like),
+        kl_weight=views.per_cell(lambda p: p.kl_weight, like),
+        kl_warmup=views.per_cell(lambda p: p.kl_warmup, like),
+        free_bits=views.per_cell(lambda p: p.free_bits, like),
+    )
+
+
+def _data(views: Views, chunk: int, dtype: torch.dtype, device: str) -> Iterator[Tensor]:
+    """Minibatches, in chunks ``(K, D, C, N)``."""
+    params = views.cells[0].params
+    streams = views.generators("data", device)
+    if isinstance(views.targets[0], Points):
+        rows = _point_sets(views, dtype, device)
+        return resampled(rows, params.batch_size, chunk, streams)
+    mixture = StackedMixture.stack(views.targets, dtype, device)
+    if params.train_size is None:
+        return fresh(mixture, params.batch_size, chunk, streams)
+    return resampled(list(mixture.draw(params.train_size, streams).mT), params.batch_size, chunk, streams)
+
+
+def _point_sets(views: Views, dtype: torch.dtype, device: str) -> list[Tensor]:
+    """The training points ``(n, D)`` of each cell; one tensor where they are the same."""
+    sets: dict[tuple[int, int | None], Tensor] = {}
+    rows = []
+    for cell, target in zip(views.cells, views.targets, strict=True):
+        key = id(target), None if cell.params.train_size is None else cell.seed
+        if key not in sets:
+            sets[key] = torch.as_tensor(
+                split(target, cell.params.train_size, cell.seed)[0], dtype=dtype, device=device
+            )
+        rows.append(sets[key])
+    return rows
+
+
+def _steps_lasted(model: Stack, trace: Trace) -> Tensor:
+    """How many steps of each cell gave finite numbers, ``(K,)``; all of them only if its parameters are finite too."""
+    finite = torch.isfinite(trace.squared_error) & torch.isfinite(trace.kl).all(dim=-1)
+    lasted = finite.long().cumprod(dim=0).sum(dim=0)
+    parameters = [p for layer in model.every_layer for p in (layer.weight, layer.bias)]
+    sound = torch.stack([torch.isfinite(p).flatten(1).all(dim=1) for p in parameters]).all(dim=0)
+    return torch.where(sound, lasted, lasted.clamp(max=len(finite) - 1)).cpu()
+
+
+def _evaluable(network: Sequence[Layer], part: slice, alive: Tensor) -> list[Layer]:
+    """Some cells' layers in float64; a diverged cell's are 0, evaluated with the others and dropped."""
+    keep = alive.view(-1, 1, 1)
+    parts = [(layer.weight[part].double(), layer.bias[part].double()) for layer in network]
+    return [Layer(torch.where(keep, weight, 0.0), torch.where(keep, bias, 0.0)) for weight, bias in parts]
+
+
+def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Minibatch means at a few steps, evenly spaced in their logarithm; each curve ``(K, S)``, in the data's units."""
+    params = views.cells[0].params
+    steps = np.unique(np.geomspace(1, params.steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
+    kept = torch.as_tensor(steps)
+    square, kl = trace.squared_error.cpu()[kept].double(), trace.kl.cpu()[kept].double()
+    log_volume = torch.tensor([c.log_volume for c in views.coordinates], dtype=torch.float64)
+    noise_std, dim = views.per_cell(lambda p: p.noise_std, square), views.targets[0].dim
+    density, term = gaussian(noise_std, dim), training_loss(params.likelihood, noise_std, dim)
+    schedule = _schedule(views, square)
+    kl_weight = schedule.kl_weight * kl_weight_factor(schedule, kept.unsqueeze(1), params.steps)
+    floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).unsqueeze(-1)
+    jacobian = 0.0 if params.likelihood == "mse" else log_volume
+    curves = {
+        "loss": term.weight * square + term.constant + jacobian + kl_weight * kl.maximum(floor).sum(dim=-1),
+        "rate": kl.sum(dim=-1),
+        "distortion": density.weight * square + density.constant + log_volume,
+    }
+    return steps, {name: curve.T.numpy() for name, curve in curves.items()}
+
+
+def _outcome(
+    cell: Cell, lasted: int, judged: Judgement, steps: np.ndarray, curves: dict[str, np.ndarray]
+) -> Outcome:
+    sound = lasted >= cell.params.steps and math.isfinite(judged.metrics["objective"])
+    if not sound:
+        return Outcome(
+            status="diverged",
+            error=f"diverged at step {lasted}: the loss or a parameter left the finite numbers;"
+            f" try a learning_rate below {cell.params.learning_rate:g}",
+            labels=judged.labels,
+            curve_steps=steps,
+            curves=curves,
+        )
+    return Outcome(
+        metrics=judged.metrics,
+        labels=judged.labels,
+        curve_steps=steps,
+        curves=curves,
+        modes=judged.modes,
+        samples=judged.samples,
+    )

@@ -1,0 +1,108 @@
+"""The ELBO and its parts on test points, against the likelihood that it bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.randomness import normal
+from experiments.vae.data import Views
+from experiments.vae.likelihood import Quadratic, gaussian, theta, training_loss
+from experiments.vae.network import Layer, forward
+
+POSTERIOR_DRAWS = 8  # of each test point
+ACTIVE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The encoder's Gaussian at N points, ``(K, L, N)``."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, encoder: Sequence[Layer], x: Tensor) -> Posterior:
+        """At ``x (K, D, N)``."""
+        mean, log_var = forward(encoder, x)[-1].chunk(2, dim=1)
+        return cls(mean, (0.5 * log_var).exp())
+
+    @property
+    def kl(self) -> Tensor:
+        r"""KL from N(0, 1) of each latent dimension, :math:`(\mu^2 + \sigma^2 - 1) / 2 - \ln \sigma`, ``(K, L, N)``."""
+        return 0.5 * (self.mean.square() + self.std.square() - 1) - self.std.log()
+
+
+def bound_metrics(
+    views: Views,
+    decoder: Sequence[Layer],
+    x: Tensor,
+    posterior: Posterior,
+    nll: Tensor,
+    generators: Sequence[torch.Generator],
+) -> list[dict[str, float]]:
+    """``objective``, ``elbo``, ``rate``, ``distortion``, ``reconstruction_mse``, ``nll``, ``bound_gap``,
+    ``active_units`` and ``theta`` of each cell, in the data's own units.
+
+    Args:
+        x: test points in training coordinates, ``(K, D, N)``.
+        nll: of them, in training coordinates, ``(K, N)``.
+    """
+    square = _squared_errors(decoder, x, posterior, generators)
+    scale = torch.as_tensor(np.stack([c.scale for c in views.coordinates]), dtype=x.dtype, device=x.device)
+    log_volume = scale.log().sum(dim=1, keepdim=True)
+    density = gaussian(views.per_cell(lambda params: params.noise_std, x), x.shape[1])
+    rate = posterior.kl.sum(dim=1)
+    distortion = _data_term(square, density) + log_volume
+    per_point = {
+        "objective": _objective(views, square, posterior, log_volume),
+        "elbo": -distortion - rate,
+        "rate": rate,
+        "distortion": distortion,
+        "reconstruction_mse": (square * scale.square().unsqueeze(-1)).sum(dim=1),
+        "nll": nll + log_volume,
+        "bound_gap": distortion + rate - nll - log_volume,
+    }
+    columns = {"active_units": (posterior.mean.var(dim=-1) > ACTIVE).sum(dim=1).to(x.dtype)}
+    for name, values in per_point.items():
+        columns[name] = values.mean(dim=1)
+        columns[f"{name}_se"] = values.std(dim=1) / math.sqrt(values.shape[1])
+    table = {name: column.tolist() for name, column in columns.items()}
+    return [
+        {name: column[k] for name, column in table.items()}
+        | {"theta": theta(cell.params.likelihood, cell.params.kl_weight, cell.params.noise_std)}
+        for k, cell in enumerate(views.cells)
+    ]
+
+
+def _objective(views: Views, square: Tensor, posterior: Posterior, log_volume: Tensor) -> Tensor:
+    """Of each point, ``(K, N)``; only the mean over the points knows of free bits, so they shift every point alike."""
+    kl_weight = views.per_cell(lambda params: params.kl_weight, square).unsqueeze(-1)
+    free_bits = views.per_cell(lambda params: params.free_bits, square).unsqueeze(-1)
+    noise_std = views.per_cell(lambda params: params.noise_std, square)
+    likelihood = views.cells[0].params.likelihood
+    term = _data_term(square, training_loss(likelihood, noise_std, square.shape[1]))
+    mean = posterior.kl.mean(dim=-1)
+    unpaid = torch.where(free_bits > 0, (free_bits - mean).clamp(min=0), 0.0).sum(dim=1, keepdim=True)
+    jacobian = 0.0 if likelihood == "mse" else log_volume  # a squared error is no density
+    return term + jacobian + kl_weight * (posterior.kl.sum(dim=1) + unpaid)
+
+
+def _squared_errors(
+    decoder: Sequence[Layer], x: Tensor, posterior: Posterior, generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Of each dimension at posterior samples, training coordinates, ``(K, D, N)``."""
+    total = torch.zeros_like(x)
+    for _ in range(POSTERIOR_DRAWS):
+        z = posterior.mean + posterior.std * normal(posterior.mean.shape[1:], generators, x.dtype)
+        total += (forward(decoder, z)[-1] - x).square()
+    return total / POSTERIOR_DRAWS
+
+
+def _data_term(square: Tensor, term: Quadratic) -> Tensor:
+    return term.weight.unsqueeze(-1) * square.sum(dim=1) + term.constant.unsqueeze(-1)

@@ -1,0 +1,130 @@
+"""Trained VAEs against their targets: float64, block by block, reported in the data's own units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from experiments.metrics.density import Evaluation, Measure, evaluate
+from experiments.metrics.neighbours import precision_recall, standard_error
+from experiments.randomness import normal
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Mixture, Points
+from experiments.vae.bound import Posterior, bound_metrics
+from experiments.vae.data import Views, coordinates, split
+from experiments.vae.evidence import Guess, log_evidence
+from experiments.vae.network import Layer, forward
+
+DRAWS = 1024  # test points, and draws of Q
+KEPT_SAMPLES = 300
+WITHOUT_DENSITY = frozenset(  # metrics that draws of Q suffice for
+    f"{name}{error}"
+    for name in ("modes_captured", "modes_total", "high_quality", "high_quality_ceiling", "entropic_coverage")
+    for error in ("", "_se")
+) | {"effective_modes", "log_width"}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is reported of one VAE."""
+
+    metrics: Mapping[str, float]
+    samples: np.ndarray
+    labels: Mapping[str, str]
+    modes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer]) -> list[Judgement]:
+    """Of a block of cells, whose number is a multiple of 16; the layers are float64."""
+    like = decoder[0].weight
+    generators = views.generators("evaluation", like.device)
+    noise_std = views.per_cell(lambda params: params.noise_std, like)
+    x = _test_points(views, generators, like)
+    posterior = Posterior.of(encoder, x)
+    log_q = log_evidence(
+        decoder, noise_std, x, Guess(posterior.mean, posterior.mean, posterior.std), generators
+    )
+    bounds = bound_metrics(views, decoder, x, posterior, -log_q, generators)
+
+    z = normal((posterior.mean.shape[1], DRAWS), generators, like.dtype)
+    generated = forward(decoder, z)[-1]
+    noisy = views.cells[0].params.sample == "noisy"
+    if noisy:
+        generated = generated + noise_std.view(-1, 1, 1) * normal(generated.shape[1:], generators, like.dtype)
+    evaluations: Sequence[Evaluation | None] = [None] * len(views.cells)
+    if not isinstance(views.targets[0], Points):
+        log_q_there = torch.full_like(log_q, math.nan)
+        if noisy:
+            there = Posterior.of(encoder, generated)
+            log_q_there = log_evidence(
+                decoder, noise_std, generated, Guess(z, there.mean, there.std), generators
+            )
+        evaluations = _evaluate(views, Measure.of_draws(x, log_q), Measure.of_draws(generated, log_q_there))
+    drawn = [part.mT.cpu().numpy() for part in (x, generated)]
+    return [
+        _judgement(views[k : k + 1], bounds[k], evaluations[k], drawn[0][k], drawn[1][k])
+        for k in range(len(x))
+    ]
+
+
+def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """``(K, D, N)``: new draws of a mixture; of a file the points held out, if any, at most ``DRAWS``."""
+    first = views.targets[0]
+    if not isinstance(first, Points):
+        return StackedMixture.stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators)
+    rows = [
+        split(target, cell.params.train_size, cell.seed)[1][:DRAWS].T
+        for cell, target in zip(views.cells, views.targets, strict=True)
+    ]
+    return torch.as_tensor(np.stack(rows), dtype=like.dtype, device=like.device)
+
+
+def _evaluate(views: Views, p: Measure, q: Measure) -> list[Evaluation]:
+    # Every metric but those of width is free of units, and widths are compared with P's in the same coordinates.
+    # Twice over: the metrics are the same whatever the stack if it is a multiple of 32.
+    twice = [Measure(*(torch.cat([part, part]) for part in (m.x, m.weight, m.log_q))) for m in (p, q)]
+    return evaluate([*views.targets, *views.targets], *twice)[: len(views.cells)]
+
+
+def _judgement(
+    view: Views,
+    bound: Mapping[str, float],
+    evaluation: Evaluation | None,
+    x: np.ndarray,
+    generated: np.ndarray,
+) -> Judgement:
+    """One cell; ``x`` and ``generated`` ``(N, D)`` in training coordinates."""
+    (cell,), (target,), (own,) = view.cells, view.targets, view.coordinates
+    labels = {"coverage_method": "density", "test_points": "fresh"}
+    if isinstance(target, Points):
+        held_out = cell.params.train_size is not None and cell.params.train_size < len(target.values)
+        labels["test_points"] = "held_out" if held_out else "training"
+    metrics, modes = dict(bound), {}
+    if evaluation is not None:
+        noisy = cell.params.sample == "noisy"
+        metrics |= {n: v for n, v in evaluation.metrics.items() if noisy or n in WITHOUT_DENSITY}
+        modes = {
+            n: v for n, v in evaluation.modes.items() if noisy or n not in ("target_mass", "fitted_mass")
+        }
+    if "coverage" not in metrics:
+        labels["coverage_method"] = "knn"
+        metrics |= _by_neighbours(target, x, generated)
+    return Judgement(metrics, own.shift + own.scale * generated[:KEPT_SAMPLES], labels, modes)
+
+
+def _by_neighbours(target: Mixture | Points, x: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    """Distances are taken between standardised points: columns in seconds and in metres weigh alike."""
+    to = coordinates(target, standardise=True)
+    reference, samples = ((values - to.shift) / to.scale for values in (x, generated[: len(x)]))
+    precision, recall = precision_recall(reference, samples)
+    return {
+        "coverage": recall,
+        "coverage_se": standard_error(recall, len(x)),
+        "sharpness": precision,
+        "sharpness_se": standard_error(precision, len(samples)),
+    }

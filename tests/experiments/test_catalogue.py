@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments.catalogue import CATALOGUE, Catalogue
+from experiments.experiment import Params
+from runner.canonical import OPERATIONAL, canonical
+from runner.experiment import Catalogue as Protocol
+
+
+def test_it_is_what_the_runner_asks_for() -> None:
+    catalogue: Protocol = CATALOGUE
+    assert list(catalogue.experiments) == ["kl_fit", "vae"]
+    assert {"bimodal", "ring8", "grid25", "gmm40", "faithful"} <= set(catalogue.target_names)
+    assert all(catalogue.target(name).name == name for name in catalogue.target_names)
+
+
+@pytest.mark.parametrize("name", CATALOGUE.experiments)
+def test_each_experiment_is_whole(name: str) -> None:
+    experiment = CATALOGUE.experiments[name]
+    assert experiment.name == name
+    assert issubclass(experiment.params, Params)
+    metrics = [metric.name for metric in experiment.metrics]
+    assert len(set(metrics)) == len(metrics)
+    assert experiment.objective in metrics
+    assert not set(metrics) & (set(experiment.params.model_fields) | set(experiment.labels))
+
+
+@pytest.mark.parametrize("name", CATALOGUE.experiments)
+def test_no_parameter_is_a_setting_of_the_run(name: str) -> None:
+    assert not set(CATALOGUE.experiments[name].params.model_fields) & OPERATIONAL
+
+
+@pytest.mark.parametrize("name", CATALOGUE.experiments)
+def test_defaults_are_defined_everywhere_and_have_a_canonical_form(name: str) -> None:
+    experiment = CATALOGUE.experiments[name]
+    target = CATALOGUE.target("bimodal")
+    params = experiment.params(target="bimodal")
+    experiment.check(params, target)
+    canonical(params.model_dump())
+    assert hash(experiment.batch_key(params, target)) == hash(experiment.batch_key(params, target))
+    assert experiment.bytes_per_cell(params, target) > 0
+    assert experiment.seconds_per_cell(params, target) > 0
+
+
+def test_a_shipped_name_cannot_be_defined_again() -> None:
+    definition = {"weights": [1], "means": [[0]], "covariances": [[[1]]]}
+    assert CATALOGUE.define("mine", definition, Path()).dim == 1
+    with pytest.raises(ValueError, match="shipped target"):
+        CATALOGUE.define("ring8", definition, Path())
+
+
+def test_the_shipped_sweeps_are_found_by_name() -> None:
+    assert all(path.is_file() and path.stem == name for name, path in CATALOGUE.sweeps.items())
+    assert isinstance(CATALOGUE, Catalogue)

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import csv, parquet
+
+from experiments.targets import Mixture, Points
+from experiments.targets.definition import define
+
+HERE = Path()
+TWO = {"weights": [0.7, 0.3], "means": [[-3.0], [3.0]], "covariances": [[[1.0]], [[4.0]]]}
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1, 2, 10]))
+@settings(deadline=None, max_examples=30)
+def test_a_mixture_written_out_is_that_mixture(seed: int, count: int, dim: int) -> None:
+    generator = np.random.default_rng(seed)
+    factors = generator.standard_normal((count, dim, dim + 2))
+    covariances = factors @ factors.transpose(0, 2, 1)
+    covariances = (covariances + covariances.transpose(0, 2, 1)) / 2
+    means = 5 * generator.standard_normal((count, dim))
+    weights = generator.dirichlet(np.full(count, 3.0))
+    written = {"weights": weights.tolist(), "means": means.tolist(), "covariances": covariances.tolist()}
+    found = define("mine", written, HERE)
+    assert isinstance(found, Mixture)
+    assert (found.name, found.dim, found.modes, found.df) == ("mine", dim, count, None)
+    assert np.allclose(found.weights, weights, rtol=1e-12)
+    assert np.array_equal(found.means, means)
+    assert np.array_equal(found.covariances, covariances)
+
+
+def test_whole_numbers_and_their_digest() -> None:
+    whole = {"weights": [1], "means": [[0, 2]], "covariances": [[[1, 0], [0, 4]]]}
+    real = {"weights": [1.0], "means": [[-0.0, 2.0]], "covariances": [[[1.0, 0.0], [0.0, 4.0]]]}
+    deviations = {"weights": [1], "means": [[0, 2]], "standard_deviations": [[1, 2]]}
+    assert len({define("m", definition, HERE).digest for definition in (whole, real, deviations)}) == 1
+
+
+def test_student_t_unit_and_about() -> None:
+    found = define("m", {**TWO, "df": 3, "unit": "mm", "about": "heavy"}, HERE)
+    assert isinstance(found, Mixture)
+    assert (found.df, found.unit, found.about) == (3.0, "mm", "heavy")
+
+
+def test_weights_that_sum_to_one_but_for_rounding() -> None:
+    found = define(
+        "m",
+        {"weights": [0.1] * 10, "means": [[i] for i in range(10)], "standard_deviations": [[1]] * 10},
+        HERE,
+    )
+    assert isinstance(found, Mixture)
+    assert found.weights.sum() == pytest.approx(1, abs=1e-15)
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "nothing": ({}, "no weights and no means"),
+    "no covariances": ({"weights": [1], "means": [[0]]}, "give either covariances"),
+    "both spreads": ({**TWO, "standard_deviations": [[1], [1]]}, "give either covariances"),
+    "an unknown key": (
+        {**TWO, "covarainces": 1},
+        "'covarainces' is not a key of a target. Did you mean 'covariances'?",
+    ),
+    "a sum of 1.1": ({**TWO, "weights": [0.8, 0.3]}, "weights must sum to 1, and these sum to 1.1"),
+    "no weight": ({**TWO, "weights": [1.0, 0.0]}, "weights must all be positive"),
+    "three weights": ({**TWO, "weights": [0.5, 0.3, 0.2]}, "3 weights for 2 means"),
+    "flat means": ({**TWO, "means": [-3, 3]}, "means: expected 2 levels of lists, as in [[-3.0], [3.0]]"),
+    "ragged means": ({**TWO, "means": [[1], [1, 2]]}, "means: its lists differ in length"),
+    "text": ({**TWO, "means": [["a"], ["b"]]}, "means: expected numbers"),
+    "true": ({**TWO, "weights": [True]}, "weights: expected numbers"),
+    "nan": ({**TWO, "means": [[float("nan")], [0]]}, "means: every number must be finite"),
+    "null": ({**TWO, "means": None}, "means: expected numbers"),
+    "flat covariances": ({**TWO, "covariances": [1, 1]}, "covariances: expected 3 levels of lists"),
+    "another dimension": (
+        {**TWO, "means": [[0, 1], [2, 3]]},
+        "2 of dimension 1, but the means are 2 of dimension 2",
+    ),
+    "one covariance": (
+        {**TWO, "covariances": [[[1]]]},
+        "1 of dimension 1, but the means are 2 of dimension 1",
+    ),
+    "a negative variance": (
+        {**TWO, "covariances": [[[1]], [[-1]]]},
+        "covariances[1] is not positive definite",
+    ),
+    "a singular one": (
+        {"weights": [1], "means": [[0, 0]], "covariances": [[[1, 1], [1, 1]]]},
+        "covariances[0] is not positive definite",
+    ),
+    "an asymmetric one": (
+        {"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0.5], [0.4, 1]]]},
+        "covariances[0] is not symmetric",
+    ),
+    "a deviation of zero": (
+        {"weights": [1], "means": [[0]], "standard_deviations": [[0]]},
+        "must all be positive",
+    ),
+    "df of zero": ({**TWO, "df": 0}, "degrees of freedom"),
+    "df as text": ({**TWO, "df": "3"}, "degrees of freedom"),
+    "a unit that is no text": ({**TWO, "unit": 3}, "unit: expected text"),
+    "no such file": ({"file": "none.csv"}, "no such file"),
+    "a file that is no text": ({"file": 3}, "file: expected text"),
+    "weights with a file": ({"file": "a.csv", "weights": [1]}, "'weights' is not a key of a target"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_definition_is_refused_in_words(case: str, tmp_path: Path) -> None:
+    definition, expected = BROKEN[case]
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        define("mine", definition, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+# Files.
+
+VALUES = np.random.default_rng(0).standard_normal((40, 3))
+
+
+def written(folder: Path, suffix: str, values: np.ndarray = VALUES) -> Path:
+    table = pa.table(dict(zip("xyz", values.T, strict=True)))
+    path = folder / f"points.{suffix}"
+    if suffix == "csv":
+        csv.write_csv(table, path)
+    elif suffix == "parquet":
+        parquet.write_table(table, path, row_group_size=7)
+    else:
+        np.save(path, values)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npy"])
+def test_a_file_is_read_exactly(tmp_path: Path, suffix: str) -> None:
+    path = written(tmp_path, suffix)
+    found = define("mine", {"file": path.name, "unit": "mm"}, tmp_path)
+    assert isinstance(found, Points)
+    assert found.columns == (("0", "1", "2") if suffix == "npy" else ("x", "y", "z"))
+    assert np.array_equal(found.values, VALUES)
+    assert (found.name, found.unit) == ("mine", "mm")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "columns"), [("csv", ["z", "x"]), ("parquet", ["z", "x"]), ("npy", [2, 0])]
+)
+def test_columns_are_chosen_in_the_order_given(tmp_path: Path, suffix: str, columns: list[Any]) -> None:
+    found = define("mine", {"file": str(written(tmp_path, suffix)), "columns": columns}, HERE)
+    assert isinstance(found, Points)
+    assert np.array_equal(found.values, VALUES[:, [2, 0]])
+
+
+def test_one_dimension_of_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.arange(20, dtype=np.int32))
+    found = define("mine", {"file": "a.npy"}, tmp_path)
+    assert isinstance(found, Points)
+    assert found.values.shape == (20, 1)
+
+
+def test_the_same_points_in_another_kind_of_file_are_the_same_target(tmp_path: Path) -> None:
+    digests = {
+        define("m", {"file": str(written(tmp_path, s))}, HERE).digest for s in ("csv", "parquet", "npy")
+    }
+    assert len(digests) == 1
+
+
+def rows(*lines: str) -> str:
+    return "x,y\n" + "\n".join([f"{i},{i * i}" for i in range(20)] + list(lines)) + "\n"
+
+
+FILES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a missing number": (rows("3,"), {}, "column 'y', row 21: the number is missing"),
+    "nan": (rows("nan,3"), {}, "column 'x', row 21: the number is missing"),
+    "infinity": (rows("3,-inf"), {}, "column 'y', row 21: the number is infinite"),
+    "text": (rows("3,abc"), {}, "column 'y' holds 'abc' (row 21), not numbers"),
+    "a missing column": (rows(), {"columns": ["x", "yy"]}, "no column 'yy'. Did you mean 'y'? It has: x, y."),
+    "a column twice": (rows(), {"columns": ["x", "x"]}, "has one of them twice"),
+    "no columns": (rows(), {"columns": []}, "expected a list of names"),
+    "columns as text": (rows(), {"columns": "x"}, "expected a list of names"),
+    "a constant": ("x\n" + "3\n" * 20, {}, "column 'x' is 3 in every row"),
+    "too few": ("x\n1\n2\n", {}, "2 points are too few"),
+    "no rows": ("x,y\n", {}, "0 points are too few"),
+    "no header": ("1,2\n" * 20, {}, "the first line must name the columns"),
+    "two columns of one name": ("x,x\n" + "1,2\n" * 20, {}, "two columns of one name"),
+    "an uneven row": (rows("1,2,3"), {}, "cannot be read as csv"),
+    "an empty file": ("", {}, "cannot be read as csv"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_broken_file_is_refused_in_words(case: str, tmp_path: Path) -> None:
+    text, options, expected = FILES[case]
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+        define("mine", {"file": "p.csv", **options}, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_another_name_or_kind(tmp_path: Path) -> None:
+    written(tmp_path, "csv")
+    with pytest.raises(ValueError, match=r"Did you mean 'points\.csv'\?"):
+        define("mine", {"file": "point.csv"}, tmp_path)
+    (tmp_path / "points.xlsx").write_text("x")
+    with pytest.raises(ValueError, match=r"the file is one of \.csv, \.parquet, \.npy"):
+        define("mine", {"file": "points.xlsx"}, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_a_damaged_file(tmp_path: Path, suffix: str) -> None:
+    path = written(tmp_path, suffix)
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match="cannot be read as"):
+        define("mine", {"file": path.name}, tmp_path)
+
+
+def test_an_array_is_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}] * 20, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read"):
+        define("mine", {"file": "a.npy"}, tmp_path)
+
+
+def test_an_array_of_three_dimensions(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
+    with pytest.raises(ValueError, match="found 3 dimensions"):
+        define("mine", {"file": "a.npy"}, tmp_path)
+
+
+def test_numbers_of_other_kinds(tmp_path: Path) -> None:
+    """Whole numbers, decimals and a null in a column that is not chosen."""
+    columns = {
+        "a": pa.array(range(20), pa.int16()),
+        "b": pa.array([i / 4 for i in range(20)], pa.float32()).cast(pa.decimal128(8, 2)),
+        "c": pa.array([None] * 20, pa.float64()),
+        "d": pa.array([True, False] * 10),
+    }
+    parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
+    found = define("mine", {"file": "p.parquet", "columns": ["a", "b"]}, tmp_path)
+    assert isinstance(found, Points)
+    assert np.array_equal(found.values, np.stack([np.arange(20), np.arange(20) / 4], axis=1))
+    with pytest.raises(ValueError, match="column 'd' holds values of type bool"):
+        define("mine", {"file": "p.parquet", "columns": ["a", "d"]}, tmp_path)

@@ -1,0 +1,175 @@
+"""The command line as a person meets it: exit codes, one screen of text, and no traceback."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import pytest
+
+from runner import cli
+
+GOOD = """\
+name: mine
+grids:
+  - experiment: kl_fit
+    axes: {target: [bimodal], divergence: [forward_kl, reverse_kl]}
+    fixed: {steps: 20, samples: 16}
+"""
+
+# What is broken, what replaces what, and what the answer must name.
+BROKEN = {
+    "syntax": ("grids:", "grids: [", ["line"]),
+    "parameter": ("divergence:", "divergance:", ["grids[0].axes.divergance", "Did you mean 'divergence'"]),
+    "target": ("[bimodal]", "[bimodel]", ["bimodel", "Did you mean 'bimodal'"]),
+    "value": ("reverse_kl]", "reverse_lk]", ["reverse_lk", "reverse_kl"]),
+    "experiment": ("kl_fit", "klfit", ["klfit", "kl_fit"]),
+    "key": ("grids:", "grid:", ["grid", "grids"]),
+    "name": ("name: mine", "name: My Sweep", ["name"]),
+    "type": ("steps: 20", "steps: many", ["steps", "many"]),
+    "range": ("samples: 16", "samples: 0", ["samples"]),
+    "twice": ("fixed: {steps: 20,", "fixed: {target: bimodal, steps: 20,", ["target"]),
+    "empty axis": ("[bimodal]", "[]", ["target"]),
+    "duplicate": ("name: mine", "name: mine\nname: yours", ["name"]),
+    "seeds": ("name: mine", "name: mine\nseeds: none", ["seeds"]),
+    "undefined": ("samples: 16}", 'samples: 16, init: "mode:7"}', ["mode:7", "mode:0 to mode:1"]),
+    "file": ("[bimodal]", "[mine]", ["nowhere.csv"]),
+    "covariance": ("[bimodal]", "[mine]", ["covariance"]),
+}
+TARGETS = {
+    "file": "targets: {mine: {file: nowhere.csv}}\n",
+    "covariance": "targets: {mine: {weights: [1.0], means: [[0.0, 0.0]], covariances: [[[1.0, 2.0], [2.0, 1.0]]]}}\n",
+}
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run a command in this process, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["modesweep", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return Said(ended.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
+    old, new, named = BROKEN[fault]
+    assert old in GOOD
+    Path("mine.yaml").write_text(GOOD.replace(old, new) + TARGETS.get(fault, ""))
+    said = say("run", "mine.yaml")
+    assert said.code == 2
+    assert said.out == ""
+    assert "mine.yaml" in said.err
+    assert "Traceback" not in said.err
+    assert len(said.err.splitlines()) <= 24
+    for word in named:
+        assert word in said.err
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["run", "quickstrt"], ["quickstrt", "Did you mean 'quickstart'"]),
+        (["run", "./nothere.yaml"], ["nothere.yaml"]),
+        (["plan", "smoke", "--set", "divergense=forward_kl"], ["divergense", "divergence"]),
+        (["plan", "smoke", "--set", "steps"], ["--set steps"]),
+        (["plan", "smoke", "--seeds", "0"], ["seeds"]),
+        (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
+        (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
+        (["run", "smoke", "--cell", "zzz"], ["zzz"]),
+    ],
+)
+def test_a_wrong_option_is_answered_before_anything_starts(
+    say, arguments: list[str], named: list[str]
+) -> None:
+    said = say(*arguments)
+    assert said.code == 2
+    assert "Traceback" not in said.err
+    for word in named:
+        assert word in said.err
+    assert not list(Path().glob("results/*/records/*"))
+
+
+def test_plan_shows_cells_and_starts_nothing(say) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    said = say("plan", "mine.yaml", "--seeds", "3")
+    assert said.code == 0
+    assert "6 cells, 6 to run" in said.out
+    assert len(re.findall(r"^  [0-9a-f]{16}  kl_fit", said.out, re.M)) == 5
+    assert not Path("results").exists()
+
+
+def test_plan_as_json(say) -> None:
+    said = say("plan", "smoke", "--json")
+    plan = json.loads(said.out)
+    assert plan["cells"] == plan["todo"] == 16
+    assert len(plan["first_cells"]) == 5
+
+
+def test_run_then_look_at_it(say) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    report = json.loads(say("run", "mine.yaml", "--executor", "inline", "--mlflow", "off", "--json").out)
+    assert report["counts"]["ok"] == 2
+    assert "Nothing to run" in say("plan", "mine.yaml").out
+    assert "forward_kl" in say("summary", "mine").out
+    assert json.loads(say("summary", "mine", "--json").out)[0]["n"] == 1
+    assert json.loads(say("status", "mine", "--json").out)["ok"] == 2
+    id_ = pd.read_parquet("results/mine/cells.parquet")["cell_id"][0]
+    shown = say("show", id_[:8]).out
+    assert id_ in shown
+    assert "coverage" in shown
+    assert f"--cell {id_}" in shown
+    again = say("run", "results/mine/sweep.yaml", "--cell", id_, "--executor", "inline", "--mlflow", "off")
+    assert again.code == 0
+    assert "1 ok" in again.out
+
+
+def test_what_is_not_there_is_said(say) -> None:
+    for command in (["summary", "mine"], ["status", "mine"], ["show", "abc"], ["export", "mine"]):
+        said = say(*command)
+        assert said.code == 1
+        assert said.err.strip()
+        assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("kind", list(cli.Kind))
+def test_everything_that_can_be_listed(say, kind: str) -> None:
+    table = say("list", kind).out
+    names = say("list", kind, "--names").out.split()
+    rows = json.loads(say("list", kind, "--json").out)
+    assert names
+    assert len(rows) == len(names)
+    assert all(name in table for name in names)
+
+
+def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['modesweep', 'plan', 'quickstart']\n"
+        "from runner.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'ray', 'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"

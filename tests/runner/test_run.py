@@ -1,0 +1,183 @@
+"""A run from plan to tables with the toy experiment, in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from runner.errors import StoreError
+from runner.options import Options
+from runner.progress import Silent, Tally
+from runner.run import Report, run
+from runner.spec import load_sweep
+from runner.store.lock import hold
+from runner.store.reading import read_cells, read_curves, read_modes, read_samples, read_summary
+from tests.runner.fakes import CATALOGUE
+
+
+class Hearing(Silent):
+    """Keeps what a person would be told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.tallies: list[int] = []
+
+    def say(self, text: str, *, style: str = "") -> None:
+        self.said.append(text)
+
+    def advance(self, tally: Tally) -> None:
+        self.tallies.append(tally.done)
+
+
+def sweep(seeds: int = 2, **axes: Any) -> Any:
+    grid = {"experiment": "toy", "axes": {"target": ["near", "far"], "rate": [0.5, 1.0, 2.0], **axes}}
+    return load_sweep(
+        {"name": "toys", "question": "Does it run?", "grids": [grid], "seeds": seeds}, CATALOGUE
+    )
+
+
+def options(results: Path, **changes: Any) -> Options:
+    return replace(Options(results=results, executor="inline", mlflow="off"), **changes)
+
+
+def go(results: Path, of: Any = None, listener: Any = None, **changes: Any) -> Report:
+    return run(of or sweep(), CATALOGUE, options(results, **changes), listener)
+
+
+def test_every_cell_is_in_every_table(results: Path) -> None:
+    report = go(results)
+    assert report.all_ok
+    assert report.ran == {"ok": 12}
+    cells = read_cells("toys", results)
+    assert cells["cell_id"].tolist() == [cell.id for cell in report.plan.cells]
+    assert cells["rate"].tolist() == [cell.params.rate for cell in report.plan.cells]  # type: ignore[attr-defined]
+    for table in (read_curves, read_modes, read_samples):
+        assert set(table("toys", results)["cell_id"]) == set(cells["cell_id"])
+    assert len(read_summary("toys", results)) == 6
+    manifest = json.loads((results / "toys/manifest.json").read_text())
+    assert manifest["counts"]["ok"] == 12
+    assert (results / "toys/report.html").is_file()
+
+
+def test_a_second_run_computes_nothing(results: Path) -> None:
+    go(results)
+    before = read_cells("toys", results)
+    report = go(results)
+    assert report.ran == {}
+    pd.testing.assert_frame_equal(before, read_cells("toys", results))
+
+
+def test_a_changed_axis_runs_the_new_cells_alone(results: Path) -> None:
+    go(results)
+    report = go(results, sweep(rate=[0.5, 1.0, 2.0, 4.0]))
+    assert report.ran == {"ok": 4}
+    assert len(read_cells("toys", results)) == 16
+
+
+def test_tables_hold_the_cells_of_the_plan_alone(results: Path) -> None:
+    go(results)
+    go(results, sweep(rate=[2.0]))
+    assert set(read_cells("toys", results)["rate"]) == {2.0}
+    assert go(results).ran == {}
+    assert len(read_cells("toys", results)) == 12
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_the_batch_size_changes_no_number(tmp_path: Path, size: int) -> None:
+    go(tmp_path / "one")
+    go(tmp_path / "two", cells_per_batch=size)
+    provenance = ["fit_seconds", "worker", "batch_id", "finished_at"]
+    one, two = (read_cells("toys", tmp_path / name).drop(columns=provenance) for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_cell_that_raises_is_told_at_once_and_spares_the_others(results: Path) -> None:
+    heard = Hearing()
+    report = go(results, sweep(mode=["fine", "raise"]), heard, command="modesweep run toys.yaml")
+    assert report.ran == {"ok": 12, "failed": 12}
+    assert not report.all_ok
+    told = "\n".join(heard.said)
+    failed = read_cells("toys", results).query("status == 'failed'")
+    assert "told to raise" in failed["error"].iloc[0]
+    assert f"modesweep run toys.yaml --cell {failed['cell_id'].iloc[0]} --executor inline" in told
+    assert told.count("First cell that is not ok") == 1
+
+
+def test_failed_cells_run_again_only_when_asked(results: Path) -> None:
+    bad = sweep(mode=["fine", "diverge"])
+    go(results, bad)
+    assert go(results, bad).ran == {}
+    assert go(results, bad, retry_failed=True).ran == {"diverged": 12}
+    assert len(read_cells("toys", results)) == 24
+
+
+def test_fail_fast_stops_at_the_first_cell_that_is_not_ok(results: Path) -> None:
+    report = go(results, sweep(mode=["raise", "fine"]), cells_per_batch=2, fail_fast=True)
+    assert report.stopped == "fail_fast"
+    assert 0 < report.counts.missing < 24
+
+
+def test_one_cell_alone(results: Path) -> None:
+    wanted = go(results).plan.cells[7].id
+    report = go(results, cell=wanted[:10])
+    assert report.ran == {"ok": 1}
+    assert len(read_cells("toys", results)) == 12
+
+
+def test_ctrl_c_keeps_what_finished_and_the_next_run_continues(results: Path) -> None:
+    slow = sweep(mode=["slow"])
+
+    class Interrupting(Hearing):
+        def advance(self, tally: Tally) -> None:
+            if tally.done == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)
+
+    heard = Interrupting()
+    report = go(results, slow, heard, cells_per_batch=1)
+    assert report.stopped == "interrupted"
+    assert report.counts.ok == 4
+    assert any("Interrupted" in text for text in heard.said)
+    again = go(results, slow, cells_per_batch=1)
+    assert again.ran == {"ok": 8}
+    assert again.all_ok
+
+
+def test_a_second_driver_is_told_who_holds_the_folder(results: Path) -> None:
+    ready, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with hold(results / "toys"):
+            ready.set()
+            leave.wait(10)
+
+    holder = threading.Thread(target=first)
+    holder.start()
+    ready.wait(10)
+    try:
+        with pytest.raises(StoreError, match=rf"in use by process {os.getpid()}"):
+            go(results)
+    finally:
+        leave.set()
+        holder.join()
+
+
+def test_a_damaged_shard_is_told_and_its_cells_run_again(results: Path) -> None:
+    go(results, cells_per_batch=3)
+    before = read_cells("toys", results)
+    victim = sorted((results / "toys/records").glob("*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:-40])
+    report = go(results)
+    assert report.ran == {"ok": 3}
+    columns = ["cell_id", "coverage", "loss", "seed"]
+    pd.testing.assert_frame_equal(before[columns], read_cells("toys", results)[columns])
+    assert list((results / "toys/records").glob("*.damaged"))
