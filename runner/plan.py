@@ -123,7 +123,7 @@ def _cells(
 ) -> Iterator[Cell]:
     """The cells whose configuration is not yet ``seen``; its seeds share one params object."""
     for params, target in _configurations(grid, experiment, sweep.targets, refused):
-        text = configuration_text(experiment.name, experiment.version, params.model_dump(), target.digest)
+        text = configuration_text(experiment.name, experiment.version, vars(params), target.digest)
         configuration_id = digest(text)
         if configuration_id not in seen and not refused:
             seen.add(configuration_id)

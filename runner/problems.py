@@ -114,7 +114,7 @@ def _hint(expected: str, got: object) -> str:
     if isinstance(got, list) and expected != "a list":
         return "; several values belong under axes"
     if expected == "a list" and isinstance(got, int | float | str):
-        return f": write [{show_value(got)}], or give a single value under fixed"
+        return f": write [{show_value(got)}]"
     return ""
 
 

@@ -43,7 +43,11 @@ def set_environment(private: bool) -> None:
     # Ray's sockets lie 60 characters below its temporary folder, and a socket's path holds 107 at most.
     if len(tempfile.gettempdir()) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK):
         os.environ.setdefault("RAY_TMPDIR", "/tmp")
-    if private and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+    if not private:
+        return
+    # How long Ray's helpers outlive a driver that was killed, looking for it.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
+    if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 

@@ -227,11 +227,12 @@ def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], worker
         return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
-    searcher, on_error, stopper = _hooks(work, cluster, payload)
+    searcher, scheduler, stopper = _hooks(work, cluster, payload)
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=ConcurrencyLimiter(searcher, workers),
+            scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
@@ -240,7 +241,6 @@ def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], worker
             name=secrets.token_hex(8),
             storage_path=cluster.folder,
             stop=stopper,
-            callbacks=[on_error],
             verbose=0,
         ),
     ).fit()
@@ -250,6 +250,7 @@ def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> t
     """How Tune asks for the next batch, tells of a lost one, and learns that it should stop."""
     import ray
     from ray import tune
+    from ray.tune.schedulers import FIFOScheduler
     from ray.tune.search import Searcher
 
     class NextBatch(Searcher):  # type: ignore[misc]
@@ -271,8 +272,9 @@ def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> t
         def save(self, checkpoint_path: str) -> None:
             """Part of Tune's state file, from which nothing is restored."""
 
-    class OnError(tune.Callback):  # type: ignore[misc]
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+    # A scheduler and not a callback: given any callback, Tune imports every logger it knows, MLflow's too.
+    class TellsOfErrors(FIFOScheduler):  # type: ignore[misc]
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             work.running.discard(trial.trial_id)
             file = trial.pickled_error_file
             error = pickle.loads(Path(file).read_bytes()) if file else None
@@ -288,7 +290,7 @@ def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> t
         def stop_all(self) -> bool:
             return work.stopped
 
-    return NextBatch(), OnError(), WhenStopped()
+    return NextBatch(), TellsOfErrors(), WhenStopped()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from runner.errors import StoreError
 
 LOCK = ".lock"
 HOLDER = ".lock-holder.json"
+PATIENCE = 0.3  # seconds; `holder` holds the lock for an instant when it looks
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def hold(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=PATIENCE)
     except Timeout:
         raise StoreError(_in_use(folder)) from None
     except (OSError, NotImplementedError) as error:
@@ -63,14 +64,14 @@ def holder(folder: Path) -> str | None:
 
 
 def _sign(folder: Path) -> None:
-    holder = {
+    signature = {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": Path(sys.argv[0]).name,
     }
     with suppress(OSError):  # the lock counts; the signature only helps the one who is turned away
-        (folder / HOLDER).write_text(json.dumps(holder))
+        (folder / HOLDER).write_text(json.dumps(signature))
 
 
 def _in_use(folder: Path) -> str:

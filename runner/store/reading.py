@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 
 from runner.errors import StoreError
 
+NULLABLE = {"int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
+
 
 def read_cells(sweep: str | Path, results: str | Path = "results") -> pd.DataFrame:
     """A row for each cell of the sweep, in the order of its plan.
@@ -69,7 +71,12 @@ def read_table(
 
 
 def _pandas(table: pa.Table) -> pd.DataFrame:
+    """Whole numbers and truth values stay what they are where some are missing."""
     frame: pd.DataFrame = table.to_pandas()
+    for name in table.column_names:
+        kind = NULLABLE.get(str(table.field(name).type))
+        if kind and table[name].null_count:
+            frame[name] = table[name].to_pandas(types_mapper=lambda _, kind=kind: kind)
     return frame
 
 

@@ -25,6 +25,7 @@ from runner.store.nested import curve_schema, mode_schema, sample_rows, sample_s
 from runner.store.shards import Report, joined, newest, read_shards, shard_paths
 from runner.summary import summarise
 
+ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
 CHUNK = 64 << 20  # bytes of curves, modes and samples that are in memory at a time
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
 PARQUET = {"compression": "zstd", "write_page_checksum": True}
@@ -105,7 +106,7 @@ def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Fou
     shards = list(read_shards(shard_paths(folder), lambda name: name not in SOURCE.values(), report))
     if not shards:
         return None
-    notes = [table.schema.metadata or {} for _, table in shards]
+    notes = [table.schema.metadata for _, table in shards]
     records = joined([table for _, table in shards])
     rows = newest(records, cell_ids)
     starts = np.cumsum([0, *(len(table) for _, table in shards)])
@@ -117,11 +118,22 @@ def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Fou
             places[path] = (rows[by_shard[a:b]] - start, by_shard[a:b])
     distinct = pc.count_distinct(records["cell_id"]).as_py()
     return _Found(
-        cells=records.take(rows),
+        cells=_in_order(records.take(rows), [table.schema for _, table in shards]),
         places=places,
         objectives={_note(note, "experiment"): _note(note, "objective") for note in notes},
         sample_width=max(int(_note(note, "sample_width") or 0) for note in notes),
         other=distinct - len(rows),
+    )
+
+
+def _in_order(cells: pa.Table, layouts: Sequence[pa.Schema]) -> pa.Table:
+    """The columns by role, and within a role by experiment, in the order of the experiments' first cells."""
+    place = {name: i for i, name in enumerate(cells["experiment"].unique().to_pylist())}
+    planned = sorted(layouts, key=lambda layout: place.get(_note(layout.metadata, "experiment"), len(place)))
+    names = dict.fromkeys(name for layout in planned for name in layout.names)
+    rank = {role: i for i, role in enumerate(ROLES)}
+    return cells.select(
+        sorted(names, key=lambda name: rank.get(_note(cells.field(name).metadata, "role"), len(rank)))
     )
 
 
@@ -167,8 +179,8 @@ def write(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, **PARQUET)
 
 
-def _note(notes: Mapping[bytes, bytes], name: str) -> str:
-    return notes.get(name.encode(), b"").decode()
+def _note(metadata: Mapping[bytes, bytes] | None, name: str) -> str:
+    return (metadata or {}).get(name.encode(), b"").decode()
 
 
 def _counts(cell_ids: Sequence[str], statuses: Sequence[str], other: int) -> Counts:

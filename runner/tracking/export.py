@@ -24,12 +24,15 @@ WAIT_FOR_OTHER = 60.0  # seconds; an export whose driver was killed ends by itse
 UNUSED = {"modes", "q_samples", "q_mean", "q_covariance", "q_weights"}
 
 
-def export(request: Request, progress: Progress = lambda done, total: None) -> ExportReport:
+def export(
+    request: Request, progress: Progress = lambda done, total: None, table: str | None = None
+) -> ExportReport:
     """Export every shard that there is now, and end the parent run.
 
     Args:
         request: what to export, and where to.
         progress: told the number of cells exported, and of all.
+        table: what the parent's note shows below the question, in markdown; None keeps a note that is there.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses. What was exported stays; a repetition adds the
@@ -40,7 +43,7 @@ def export(request: Request, progress: Progress = lambda done, total: None) -> E
         with alone(request):
             running = Export(request)
             running.advance(progress)
-            return running.end(None)
+            return running.end(None, table)
     except Exception as error:
         raise TrackingError(explain(error, request)) from error
 
@@ -104,12 +107,13 @@ class Export:
 
         Args:
             status: FINISHED, FAILED or KILLED; None says FINISHED if every cell is ok, FAILED otherwise.
-            table: what the parent's note shows below the question, in markdown.
+            table: what the parent's note shows below the question, in markdown; None keeps a note that is
+                there.
         """
         if self._groups is not None:
             self._write(self._groups.flush(lambda: (records for _, records in self._tables())))
         folder = self.request.folder
-        text = note(self._about, folder, table)
+        text = None if table is None and self._session.described else note(self._about, folder, table)
         problems = self._mlflow.finish(self._session, status or self._status(), text, artifacts(folder))
         return self.report(tuple(self.request.location.hide(problem) for problem in problems))
 

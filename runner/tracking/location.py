@@ -15,6 +15,8 @@ from runner.provenance import HIDDEN, redact
 SQL = ("sqlite", "postgresql", "mysql", "mssql")
 SERVERS = ("http", "https", "databricks")
 
+TRAINING = "workflowType=machine_learning"  # opens MLflow's pages for training, not those for language models
+
 # Defaults for every process that imports mlflow; a user's own values win.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

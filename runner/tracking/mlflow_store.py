@@ -25,9 +25,9 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.uri import append_to_uri_path
 
 from runner.errors import TrackingError
-from runner.tracking.location import Location
+from runner.tracking.location import TRAINING, Location
 from runner.tracking.rows import TABLES, rows
-from runner.tracking.runs import Kind, Run
+from runner.tracking.runs import MAX_TAG, Kind, Run
 
 # Alembic revisions of MLflow's schema for which rows written here equal the client's. 3.17: dc11669786a5.
 VERIFIED_SCHEMAS = frozenset({"dc11669786a5"})
@@ -35,7 +35,7 @@ VERIFIED_SCHEMAS = frozenset({"dc11669786a5"})
 # Requests in flight to a server, to hide the network's delay. Against `mlflow server` on sqlite two are as
 # good as eight, because its own work, 20 times the client's, decides.
 REQUESTS = 4
-TRAINING = "workflowType=machine_learning"  # opens MLflow's pages for training, not those for language models
+NOTE = "mlflow.note.content"
 PAGE = 1000  # runs in one answer to a search
 ENTITIES = 1000  # metrics, params and tags in one log_batch, mlflow.utils.validation
 PARAMS = 100
@@ -62,6 +62,7 @@ class Session:
     tags: Mapping[str, str]
     known: dict[str, Known]
     bulk: bool
+    described: bool
 
 
 def open_session(
@@ -86,7 +87,7 @@ def open_session(
     bulk = bulk and _takes_rows(store)
     tags = {"sweep": sweep, **tags}
     experiment_id = _experiment(client, sweep, location.artifacts, question)
-    parent_id = _parent(client, experiment_id, sweep, tags)
+    parent_id, described = _parent(client, experiment_id, sweep, tags)
     child_tags = {**tags, "mlflow.parentRunId": parent_id}
     find = _find_in_tables if bulk else _find_by_search
     known: dict[str, Known] = {}
@@ -96,7 +97,7 @@ def open_session(
             held, known[key] = known.get(key), run
         if held is not None:  # a repeated request or two exports at once made it twice
             client.delete_run((run if known[key] is held else held).run_id)
-    return Session(client, experiment_id, parent_id, kind, child_tags, known, bulk)
+    return Session(client, experiment_id, parent_id, kind, child_tags, known, bulk, described)
 
 
 def write(session: Session, runs: Sequence[Run]) -> int:
@@ -119,16 +120,20 @@ def write(session: Session, runs: Sequence[Run]) -> int:
 
 
 def finish(
-    session: Session, status: str, note: str, artifacts: Iterable[tuple[Path, str | None]]
+    session: Session, status: str, note: str | None, artifacts: Iterable[tuple[Path, str | None]]
 ) -> list[str]:
-    """Describe and end the parent run; returns what could not be attached, in sentences."""
+    """Describe and end the parent run; returns what could not be attached, in sentences.
+
+    A note of None leaves the parent run as it is described.
+    """
     problems = []
     for path, folder in artifacts:
         try:
             session.client.log_artifact(session.parent_id, str(path), folder)
         except Exception as error:  # a server may keep artifacts where this machine cannot write
             problems.append(f"{path.name} could not be attached to the parent run: {error}")
-    session.client.set_tag(session.parent_id, "mlflow.note.content", note[:8000])
+    if note is not None:
+        session.client.set_tag(session.parent_id, NOTE, note[:MAX_TAG])
     session.client.set_terminated(session.parent_id, status)
     return problems
 
@@ -167,7 +172,7 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, question
     if experiment is None:
         tags = {"mlflow.experimentKind": "custom_model_development"}  # opens on the runs, not on traces
         if question:
-            tags["mlflow.note.content"] = question
+            tags[NOTE] = question
         return str(client.create_experiment(name, artifacts, tags))
     if experiment.lifecycle_stage != "active":
         raise TrackingError(
@@ -177,15 +182,18 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, question
     return str(experiment.experiment_id)
 
 
-def _parent(client: MlflowClient, experiment_id: str, sweep: str, tags: Mapping[str, str]) -> str:
+def _parent(
+    client: MlflowClient, experiment_id: str, sweep: str, tags: Mapping[str, str]
+) -> tuple[str, bool]:
+    """The id of the parent run, and whether it has a description."""
     found = client.search_runs(
         [experiment_id], "tags.kind = 'sweep'", max_results=1, order_by=["start_time ASC"]
     )
     if not found:
         run = client.create_run(experiment_id, tags={**tags, "kind": "sweep"}, run_name=sweep)
-        return str(run.info.run_id)
+        return str(run.info.run_id), False
     client.update_run(found[0].info.run_id, status="RUNNING")
-    return str(found[0].info.run_id)
+    return str(found[0].info.run_id), NOTE in found[0].data.tags
 
 
 def _is_news(run: Run, known: Known | None) -> bool:

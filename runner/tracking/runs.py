@@ -55,8 +55,8 @@ def cell_runs(table: pa.Table, axes: Axes) -> list[Run]:
     """One run for each record of a shard.
 
     The final metrics stand at step 0, for which MLflow draws bars to compare runs by; where a curve has the
-    same name, at its last step, a moment later, so that the final value is the latest. Numbers that are not finite are left out: MLflow would
-    chart NaN as 0, and the tag ``status`` tells.
+    same name, at its last step, a moment later, so that the final value is the latest. Numbers that are not
+    finite are left out: MLflow would chart NaN as 0, and the tag ``status`` tells.
 
     Args:
         table: records of one experiment, with the field metadata of ``runner.record``.

@@ -13,41 +13,47 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import IO
 
 from runner.errors import TrackingError
-from runner.tracking.location import ENVIRONMENT, SERVERS, Location
+from runner.tracking.location import ENVIRONMENT, SERVERS, TRAINING, Location, locate
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password, so nobody else may reach it
 START = 90.0  # seconds; the server takes about four, more on a busy machine
 TRIED = 20  # ports after the asked one
 
 
-def serve(location: Location, port: int = 5000, announce: Callable[[str], None] = print) -> None:
-    """Show a store's runs in MLflow's own pages, and return after Ctrl-C.
+def serve(
+    tracking_uri: str | None, results: Path, port: int = 5000, announce: Callable[[str], None] = print
+) -> int:
+    """Show runs in MLflow's own pages until Ctrl-C; returns the exit code.
 
     Args:
-        location: a server's pages are only announced, a database is served from here.
+        tracking_uri: a server's pages are only announced, a database is served from here.
+        results: where ``mlflow.db`` is looked for without a URI.
         port: the next free one is taken if this is in use.
         announce: told the address once the pages are there.
 
     Raises:
+        SweepError: the URI is none of an MLflow store.
         TrackingError: there is no store yet, or the server does not start.
     """
+    location = locate(tracking_uri, results)
+    store = location.hide(location.uri)
     if location.scheme in SERVERS:
-        announce(f"The runs are shown by their own server: {location.hide(location.uri)}")
-        return
+        announce(f"The runs are shown by their own server: {store}")
+        return 0
     if location.database is not None and not location.database.exists():
         raise TrackingError(
             f"there are no MLflow runs in {location.database} yet; `modesweep run quickstart` makes some, "
             f"and `modesweep export SWEEP` adds those of a sweep that ran without MLflow"
         )
     with server(location, free_port(port)) as address, suppress(KeyboardInterrupt):
-        announce(
-            f"{address}/#/experiments?workflowType=machine_learning shows the runs in {location.hide(location.uri)} (Ctrl-C ends it)"
-        )
+        announce(f"{address}/#/experiments?{TRAINING}\nshows the runs in {store}; Ctrl-C ends it")
         while True:
             time.sleep(3600)
+    return 0
 
 
 @contextmanager

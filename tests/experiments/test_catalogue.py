@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from experiments.catalogue import CATALOGUE, Catalogue
+from experiments.catalogue import CATALOGUE
 from experiments.experiment import Params
 from runner.canonical import OPERATIONAL, canonical
-from runner.experiment import Catalogue as Protocol
+from runner.experiment import Catalogue
+from runner.plan import make_plan
+from runner.spec import load_sweep
 
 
 def test_it_is_what_the_runner_asks_for() -> None:
-    catalogue: Protocol = CATALOGUE
+    catalogue: Catalogue = CATALOGUE
     assert list(catalogue.experiments) == ["kl_fit", "vae"]
     assert {"bimodal", "ring8", "grid25", "gmm40", "faithful"} <= set(catalogue.target_names)
     assert all(catalogue.target(name).name == name for name in catalogue.target_names)
@@ -52,6 +54,15 @@ def test_a_shipped_name_cannot_be_defined_again() -> None:
         CATALOGUE.define("ring8", definition, Path())
 
 
-def test_the_shipped_sweeps_are_found_by_name() -> None:
-    assert all(path.is_file() and path.stem == name for name, path in CATALOGUE.sweeps.items())
-    assert isinstance(CATALOGUE, Catalogue)
+@pytest.mark.parametrize("name", CATALOGUE.sweeps)
+def test_each_shipped_sweep_can_be_planned_and_written_back(name: str) -> None:
+    sweep = load_sweep(CATALOGUE.sweeps[name], CATALOGUE)
+    assert sweep.name == name
+    assert sweep.question
+    plan = make_plan(sweep, CATALOGUE, {})
+    again = make_plan(load_sweep(sweep.to_yaml(), CATALOGUE), CATALOGUE, {})
+    assert [cell.id for cell in plan.todo] == [cell.id for cell in again.todo]
+
+
+def test_quickstart_and_smoke_are_shipped() -> None:
+    assert {"quickstart", "smoke"} <= set(CATALOGUE.sweeps)

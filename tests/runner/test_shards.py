@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from runner.errors import StoreError
 from runner.store import shards
 from runner.store.files import remove_leftovers, replacing
-from runner.store.lock import hold
+from runner.store.lock import hold, holder
 from runner.store.shards import joined, read_records, read_status, shard_paths, write_shard
 from tests.runner.made import cell, records
 
@@ -48,7 +48,7 @@ def test_an_empty_folder_has_no_status(tmp_path: Path) -> None:
 EVENT = st.tuples(st.integers(0, 5), st.integers(0, 30), st.booleans())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(batches=st.lists(st.lists(EVENT, min_size=1, max_size=4), max_size=5))
 def test_the_newest_record_counts(batches: list, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("newest")
@@ -194,7 +194,7 @@ def test_an_old_file_stays_when_the_new_one_fails(tmp_path: Path) -> None:
 WRITER = """
     import sys
     from pathlib import Path
-    from runner.store.lock import hold
+    from runner.store.lock import hold, holder
     from runner.store.shards import write_shard
     from tests.runner.made import cell, records
     folder = Path(sys.argv[1])
@@ -213,7 +213,7 @@ def start_writer(folder: Path) -> subprocess.Popen[str]:
 
 def test_killed_in_the_middle_of_writing(tmp_path: Path) -> None:
     """Whatever was announced as written is there, whole; nothing is damaged; the lock is free again."""
-    for attempt in range(4):
+    for attempt in range(2):
         folder = tmp_path / str(attempt)
         with start_writer(folder) as writer:
             assert writer.stdout is not None
@@ -221,7 +221,7 @@ def test_killed_in_the_middle_of_writing(tmp_path: Path) -> None:
                 writer.stdout.readline()
             with pytest.raises(StoreError, match=f"process {writer.pid} on"), hold(folder):
                 pass
-            time.sleep(0.001 * attempt)
+            time.sleep(0.003 * attempt)
             writer.send_signal(signal.SIGKILL)
             announced = 2 + len(writer.stdout.read().splitlines())
         told: list[str] = []
@@ -237,8 +237,8 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     with hold(tmp_path):
         with pytest.raises(StoreError, match=f"process {os.getpid()} on .*--results"), hold(tmp_path):
             pass
-        with pytest.raises(StoreError), hold(tmp_path):
-            pass
+        assert f"process {os.getpid()} on" in (holder(tmp_path) or "")
+    assert holder(tmp_path) is None
     with hold(tmp_path):
         pass
 

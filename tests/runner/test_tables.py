@@ -155,6 +155,14 @@ def test_two_experiments_and_dimensions_share_the_tables(tmp_path: Path) -> None
     assert kinds["size"] == (pa.string(), b"parameter")
     assert kinds["width"] == (pa.int64(), b"parameter")
     assert kinds["elbo"] == (pa.float64(), b"metric")
+    roles = [f.metadata[b"role"] for f in table.schema]
+    order = [b"identity", b"parameter", b"label", b"metric", b"fit", b"provenance"]
+    assert list(dict.fromkeys(roles)) == order
+    parameters = [f.name for f in table.schema if f.metadata[b"role"] == b"parameter"]
+    assert parameters == ["target", "width", "rate", "size", "mode", "hidden", "flag"]
+    frame = reading.read_cells(tmp_path)
+    assert (str(frame["width"].dtype), str(frame["flag"].dtype)) == ("Int64", "boolean")
+    assert str(frame["seed"].dtype) == "int64"
     first, second = table.to_pylist()
     assert (first["width"], first["elbo"], first["loss"], first["hidden"]) == (3, 1.5, None, None)
     assert (second["width"], second["elbo"], second["hidden"], second["size"]) == (None, None, "[4, 4]", "2")
@@ -168,6 +176,19 @@ def test_two_experiments_and_dimensions_share_the_tables(tmp_path: Path) -> None
     assert samples[samples["cell_id"] == toy.id]["x1"].isna().all()
     assert json.loads(table.schema.metadata[b"objective"]) == {"toy": "loss", "other": "elbo"}
     assert len(reading.read_summary(tmp_path)) == 2
+
+
+def test_a_column_of_newer_code_is_null_in_older_records(tmp_path: Path) -> None:
+    newer = replace(TOY, metrics=(*TOY.metrics, Metric("extra", "", "added later")))
+    extra = {"batch_id": "z", "seconds": 1.0, "device": "cpu", "worker": "w", "code_version": "v"}
+    outcome = TOY.run_batch([cell(1)], "cpu")[0]
+    outcome = replace(outcome, metrics={**outcome.metrics, "extra": 2.5})
+    write_shard(tmp_path, records([cell(0)]))
+    write_shard(tmp_path, to_table(newer, "made", [cell(1)], [outcome], **extra))
+    compact(tmp_path, [cell(0).id, cell(1).id])
+    frame = reading.read_cells(tmp_path)
+    np.testing.assert_array_equal(frame["extra"], [np.nan, 2.5])
+    assert frame["coverage"].notna().all()
 
 
 def test_samples_can_be_left_out(sweep: tuple[Path, list[Cell]]) -> None:

@@ -318,8 +318,10 @@ def test_the_parent_has_tables_and_provenance(store: Location, tmp_path: Path) -
     where = Provenance(
         "0.1.0", "0.1.0", git, "3.11", "Linux", "x86", 2, "host", "jo", "modesweep run made", {}
     )
-    run_export(folder, store, tags=provenance_tags(where))
+    export(Request(folder, store, tags=provenance_tags(where)), table="| rate | coverage |")
+    run_export(folder, store)
     (parent,) = parents(store)
+    assert "| rate | coverage |" in parent.data.tags["mlflow.note.content"]
     client = MlflowClient(store.uri)
     paths = {item.path for item in client.list_artifacts(parent.info.run_id)}
     assert paths == {"sweep.yaml", "cells.parquet", "report.html", "figures"}
