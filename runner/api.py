@@ -103,19 +103,24 @@ def export(
         StoreError: there are no such results.
         TrackingError: MLflow cannot be reached; what was exported stays.
     """
+    from runner.comparison import markdown
+    from runner.lookup import comparisons
     from runner.provenance import collect
     from runner.store.reading import find_folder, read_table
+    from runner.store.shards import read_status
     from runner.tracking.export import export as export_records
     from runner.tracking.location import locate
     from runner.tracking.request import Request, choose_mode, provenance_tags
 
     folder = find_folder(sweep, results)
-    cells = read_table("cells", folder)["cell_id"].to_pylist()
+    tables = (folder / "cells.parquet").is_file()  # a sweep that was killed has records, but no tables yet
+    cells = read_table("cells", folder)["cell_id"].to_pylist() if tables else list(read_status(folder))
     chosen, _ = choose_mode(mode, len(cells))
     if chosen is None:
         raise SweepError("--mlflow off exports nothing: choose cells or groups")
     location = locate(tracking_uri, folder.resolve().parent)
-    return export_records(Request(folder, location, chosen, cells, provenance_tags(collect())), progress)
+    request = Request(folder, location, chosen, cells, provenance_tags(collect()))
+    return export_records(request, progress, markdown(comparisons(folder)) if tables else None)
 
 
 def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

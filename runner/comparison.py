@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from runner.summary import by_experiment, parameters, statistics
 JUDGED_BY = ("coverage", "sharpness")
 MEASURES = (*JUDGED_BY, "modes_captured", "modes_total", "forward_kl", "reverse_kl")
 ROWS = 30
+HEADINGS = {"modes_captured": "modes", "forward_kl": "fwd KL", "reverse_kl": "rev KL"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,20 @@ class Comparison:
     measures: tuple[str, ...]
     rows: pd.DataFrame
     notes: tuple[str, ...]
+
+    def texts(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Heading and rows as a person reads them: modes as ``4/8``, intervals where the question is."""
+        measures = [name for name in self.measures if name in (*JUDGED_BY, *HEADINGS)] or list(self.measures)
+        heading = (*self.axes, *(HEADINGS.get(name, name) for name in measures), "n")
+        rows = [
+            (
+                *(_said(row[axis]) for axis in self.axes),
+                *(_measured(row, name) for name in measures),
+                str(row["n"]),
+            )
+            for row in self.rows.to_dict("records")
+        ]
+        return heading, rows
 
 
 @dataclass(frozen=True)
@@ -74,6 +91,34 @@ def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Compa
         parts[parts.index(widest)] = _without_least(widest)
     share = max(1, limit // max(1, len(parts)))
     return [_comparison(part, share if sum(p.size for p in parts) > limit else part.size) for part in parts]
+
+
+def markdown(parts: Sequence[Comparison]) -> str:
+    """The table as markdown, for a note beside the results."""
+    lines: list[str] = []
+    for part in parts:
+        heading, rows = part.texts()
+        table = [heading, ("---",) * len(heading), *rows]
+        lines += [f"**{part.experiment}**", "", *(f"| {' | '.join(row)} |" for row in table), ""]
+        lines += [f"_{note}_\n" for note in part.notes]
+    return "\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _measured(row: Mapping[Hashable, Any], name: str) -> str:
+    mean, half = row[name], row[f"{name}_half"]
+    if math.isnan(mean):
+        return "-"
+    if name == "modes_captured" and "modes_total" in row:
+        return f"{mean:.3g}/{row['modes_total']:.0f}"
+    if name not in JUDGED_BY:
+        return f"{mean:.3g}"
+    return f"{mean:.3f}" + (f" ±{half:.2g}" if half >= 0.0005 else "")
 
 
 def _part(cells: pa.Table, experiment: str) -> _Part:

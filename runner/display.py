@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from runner.run import Report
 
 FIRST_CELLS = 5
-SHORT = {"modes_captured": "modes", "forward_kl": "fwd KL", "reverse_kl": "rev KL"}
-SPREAD = ("coverage", "sharpness")  # the measures that the question is about are shown with their interval
 
 
 def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str) -> RenderableType:
@@ -118,38 +115,20 @@ def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
     """The coverage-sharpness table: a part for each experiment, a row for each configuration shown."""
     shown: list[RenderableType] = []
     for part in parts:
+        heading, rows = part.texts()
         table = Table(
             title=part.experiment, title_justify="left", box=None, pad_edge=False, header_style="bold"
         )
-        for axis in part.axes:
-            table.add_column(axis, no_wrap=True)
-        measures = _measures(part)
-        for name in (*measures, "n"):
-            table.add_column(SHORT.get(name, name), justify="right", no_wrap=True)
-        previous: tuple[Any, ...] = ()
-        for row in _rows(part):
-            axes = tuple(_value(row[axis]) for axis in part.axes)
-            if previous and axes[0] != previous[0]:
+        for number, name in enumerate(heading):
+            table.add_column(name, justify="left" if number < len(part.axes) else "right", no_wrap=True)
+        target = ""
+        for first, *rest in rows:
+            if target not in ("", first):
                 table.add_section()
-            first = "" if previous and axes[0] == previous[0] else axes[0]
-            table.add_row(first, *axes[1:], *(_measure(row, name) for name in measures), str(row["n"]))
-            previous = axes
+            table.add_row("" if first == target else first, *rest)
+            target = first
         shown += [table, *(Text(note, "dim") for note in part.notes), Text("")]
     return Group(*shown)
-
-
-def comparison_markdown(parts: Sequence[Comparison]) -> str:
-    """The same table as markdown, for MLflow's note."""
-    lines: list[str] = []
-    for part in parts:
-        names = [*part.axes, *_measures(part)]
-        header = [SHORT.get(name, name) for name in names]
-        lines += [f"**{part.experiment}**", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-        for row in _rows(part):
-            values = [*(_value(row[a]) for a in part.axes), *(_measure(row, m) for m in _measures(part))]
-            lines.append(f"| {' | '.join(values)} |")
-        lines += ["", *(f"_{note}_" for note in part.notes), ""]
-    return "\n".join(lines)
 
 
 def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -160,7 +139,7 @@ def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> Rendera
         table.add_column(style="dim")
         table.add_column(overflow="fold")
         for name, value in values.items():
-            table.add_row(f"  {name}", _value(value))
+            table.add_row(f"  {name}", f"{value:.6g}" if isinstance(value, float) else str(value))
         shown += [Text(""), Text(heading, "bold"), table]
     return Group(*shown)
 
@@ -178,30 +157,3 @@ def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> Rende
 def _varying(grid: Any) -> Iterator[tuple[str, Sequence[Any]]]:
     yield from grid.axes.items()
     yield from grid.nuisance.items()
-
-
-def _measures(part: Comparison) -> list[str]:
-    """Modes captured and their total are one column, ``4/8``; the objective is shown where nothing else is."""
-    shown = [name for name in part.measures if name in SPREAD or name in SHORT]
-    return shown or list(part.measures)
-
-
-def _rows(part: Comparison) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in part.rows.to_dict("records")]
-
-
-def _measure(row: Mapping[str, Any], name: str) -> str:
-    mean, half = row[name], row.get(f"{name}_half", math.nan)
-    if name == "modes_captured" and "modes_total" in row:
-        return f"{mean:.3g}/{row['modes_total']:.0f}" if not math.isnan(mean) else "-"
-    if mean is None or math.isnan(mean):
-        return "-"
-    if name not in SPREAD:
-        return f"{mean:.3g}"
-    return f"{mean:.3f}" + (f" ±{half:.2g}" if half >= 0.0005 else "")
-
-
-def _value(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

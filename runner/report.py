@@ -62,7 +62,7 @@ def write_report(folder: Path) -> Path:
     """Draw the figures of a results folder, then write ``report.html`` with them in it.
 
     Raises:
-        StoreError: a file cannot be written.
+        StoreError: there are no tables in the folder, or a file cannot be written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -79,16 +79,15 @@ def write_report(folder: Path) -> Path:
 
 def _context(folder: Path) -> dict[str, Any]:
     """Everything that the page says."""
-    import pyarrow.parquet as pq
-
     from runner.comparison import compare
     from runner.figures import FIGURES, write_figures
     from runner.figures.study import read_study
     from runner.store.manifest import read_manifest
+    from runner.store.reading import read_table
     from runner.summary import edge_warnings
 
-    cells = pq.read_table(folder / "cells.parquet")
-    summary = pq.read_table(folder / "summary.parquet").replace_schema_metadata(cells.schema.metadata)
+    cells = read_table("cells", folder)
+    summary = read_table("summary", folder).replace_schema_metadata(cells.schema.metadata)
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
         {**FIGURES[path.stem], "data": base64.b64encode(path.read_bytes()).decode()}

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Literal
 
 from runner import provenance
-from runner.display import comparison_markdown
+from runner.comparison import markdown
 from runner.executors import BatchResult, Executor, open_executor
 from runner.experiment import Catalogue
 from runner.lookup import comparisons
@@ -108,7 +108,8 @@ def run(
                 executor.start()
             with clock("prepare"):
                 origin = provenance.collect()
-                remove_leftovers(folder / RECORDS)
+                for place in (folder, folder / RECORDS):
+                    remove_leftovers(place)
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
             with clock("cells"):
@@ -135,7 +136,7 @@ def run(
                 settings={**settings, "workers": executor.workers, "phases": clock.phases},
             )
         with clock("report"):
-            if counts.ok and not stopped:
+            if counts.missing < counts.cells and not stopped:
                 write_report(folder)
         with clock("mlflow"):
             tracking = _finish(follower, folder, counts, stopped, listener)
@@ -174,7 +175,7 @@ def _finish(
     if follower is None:
         return None
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED" if counts.ok == counts.cells else "FAILED"
-    report = follower.finish("KILLED" if stopped else status, comparison_markdown(comparisons(folder)))
+    report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
     for problem in (*report.problems, *([report.error] if report.error else [])):
         listener.say(problem, style="yellow")
     return report

@@ -91,7 +91,7 @@ def statistics(values: np.ndarray, codes: np.ndarray, ok: np.ndarray, groups: in
     held = ok & ~np.isnan(values)
     values, codes = values[held], codes[held]
     n = np.bincount(codes, minlength=groups)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         mean = np.bincount(codes, values, groups) / n
         variance = np.bincount(codes, (values - mean[codes]) ** 2, groups) / (n - 1)
         sd = np.where(n > 1, np.sqrt(variance), np.nan)

@@ -22,11 +22,20 @@ class StackedTarget(Protocol):
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of one step: ``(K, D, N)``, and where samples of the target are drawn ``(K, N)``."""
+    """The random numbers of one step: ``(K, D, N)``, and where samples of the target are drawn ``(K, N)``.
+
+    Of the N columns the first ``count`` are used; the others fill a cache line, so that a matrix product's last bits
+    do not depend on a cell's place in its stack.
+    """
 
     normal: Tensor
+    count: int
     uniform: Tensor | None = None
     gamma: Tensor | None = None
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean of a value ``(K, N)`` over the columns in use, ``(K,)``."""
+        return value[:, : self.count].mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,9 @@ class ForwardKL:
         """``(K,)``; up to the target's entropy, which training does not need, unless ``whole``."""
         assert noise.uniform is not None
         x = target.sample(noise.uniform, noise.normal, noise.gamma)
-        loss = -family.log_prob(theta, x).mean(dim=1)
+        loss = -noise.mean(family.log_prob(theta, x))
         if whole and target.log_prob is not None:
-            loss = loss + target.log_prob(x).mean(dim=1)
+            loss = loss + noise.mean(target.log_prob(x))
         return loss
 
 
@@ -70,7 +79,7 @@ class ReverseKL:
         """``(K,)``, always whole."""
         assert target.log_prob is not None
         log_p = target.log_prob(family.rsample(theta, noise.normal))
-        return -family.entropy(theta) - log_p.mean(dim=1)
+        return -family.entropy(theta) - noise.mean(log_p)
 
 
 Divergence = ForwardKL | ReverseKL

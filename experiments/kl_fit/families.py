@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -52,11 +52,7 @@ class Gaussian:
         """Log-density of x ``(K, D, N)``, as ``(K, N)``; differentiable in theta and x."""
         loc, scale = self._loc_and_scale(theta)
         if self.is_full:
-            eye = torch.eye(self.dim, dtype=theta.dtype, device=theta.device)
-            inverse = torch.linalg.solve_triangular(
-                self._unit(theta), eye.expand(len(theta), -1, -1), upper=False, unitriangular=True
-            )
-            y = torch.bmm(inverse, (x - loc) / scale)
+            y = torch.bmm(self._unit_inverse(theta), (x - loc) / scale)
         else:
             y = (x - loc) / scale
         constant = 0.5 * self.dim * math.log(2 * math.pi)
@@ -92,16 +88,34 @@ class Gaussian:
         """Log-determinant of L."""
         return theta[:, self.dim : self.dim + self.scales].sum(dim=1) * (self.dim / self.scales)
 
-    def _unit(self, theta: Tensor) -> Tensor:
-        """The unit lower-triangular factor ``(K, D, D)``: L with its rows divided by their diagonal."""
-        lower = theta[:, self.dim + self.scales :]
-        table = torch.nn.functional.pad(torch.nn.functional.pad(lower, (1, 0), value=1.0), (1, 0), value=0.0)
-        index = torch.as_tensor(self._layout, device=theta.device)
-        return table.index_select(1, index).view(len(theta), self.dim, self.dim)
+    def _unit(self, theta: Tensor, size: int | None = None) -> Tensor:
+        """The unit lower-triangular factor: L with its rows divided by their diagonal.
 
-    @cached_property
-    def _layout(self) -> np.ndarray:
-        """Where each entry of the unit factor comes from: 0 is zero, 1 is one, then the entries below the diagonal."""
-        layout = np.eye(self.dim, dtype=np.int64)
-        layout[np.tril_indices(self.dim, -1)] = 2 + np.arange(self.dim * (self.dim - 1) // 2)
-        return layout.ravel()
+        ``(K, D, D)``, or with rows and columns of the identity appended up to ``size``.
+        """
+        size = size or self.dim
+        lower = theta[:, self.dim + self.scales :]
+        # 0 and 1, then the entries below the diagonal: what ``_layout`` picks from.
+        table = torch.nn.functional.pad(torch.nn.functional.pad(lower, (1, 0), value=1.0), (1, 0))
+        index = torch.as_tensor(_layout(self.dim, size), device=theta.device)
+        return table.index_select(1, index).view(len(theta), size, size)
+
+    def _unit_inverse(self, theta: Tensor) -> Tensor:
+        if self.dim == 2:
+            unit = self._unit(theta)
+            return 2.0 * torch.eye(2, dtype=theta.dtype, device=theta.device) - unit
+        # A solver's last bits depend on where a matrix lies in memory, and so on a cell's place in its stack,
+        # unless all are aligned: sixteen numbers fill a cache line.
+        size = -(-self.dim // 16) * 16
+        eye = torch.eye(size, dtype=theta.dtype, device=theta.device).expand(len(theta), -1, -1)
+        unit = self._unit(theta, size)
+        inverse = torch.linalg.solve_triangular(unit, eye, upper=False, unitriangular=True)
+        return inverse[:, : self.dim, : self.dim]
+
+
+@lru_cache
+def _layout(dim: int, size: int) -> np.ndarray:
+    """Where each entry of the unit factor comes from in the table of 0, 1 and the entries below the diagonal."""
+    layout = np.eye(size, dtype=np.int64)
+    layout[np.tril_indices(dim, -1)] = 2 + np.arange(dim * (dim - 1) // 2)
+    return layout.ravel()

@@ -16,6 +16,7 @@ from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Gaussian
 
 POINTS_OF_CURVE = 40
+LINE = 16  # numbers in a cache line: see Noise
 NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
 
 
@@ -101,18 +102,20 @@ def _noise(
     data, data_rows = randomness.shared_generators(seeds, "data", device)
     if df is not None:  # gamma noise differs between targets of one seed
         data, data_rows = randomness.generators(seeds, "data", device), torch.arange(len(seeds), device=device)
-    block = max(1, NOISE_BLOCK // (dim * samples))
+    width = -(-samples // LINE) * LINE
+    block = max(1, NOISE_BLOCK // (dim * width))
     for start in range(0, steps, block):
         count = min(block, steps - start)
-        normal = randomness.normal((block, dim, samples), normals, like.dtype)
+        normal = randomness.normal((block, dim, width), normals, like.dtype)
         uniform = gamma = None
         if samples_target:
-            uniform = randomness.uniform((block, samples), data, like.dtype)
+            uniform = randomness.uniform((block, width), data, like.dtype)
         if samples_target and df is not None:
-            gamma = randomness.gamma(0.5 * df, block * samples, data).view(-1, block, samples)
+            gamma = randomness.gamma(0.5 * df, block * width, data).view(-1, block, width)
         for i in range(count):
             yield Noise(
                 normal[:, i].index_select(0, rows),
+                samples,
                 None if uniform is None else uniform[:, i].index_select(0, data_rows),
                 None if gamma is None else gamma[:, i],
             )

@@ -97,7 +97,7 @@ def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Ev
     peak = torch.as_tensor(-0.5 * q.dim * math.log(2 * math.pi) - q.log_det, device=device).unsqueeze(1)
     x_q = torch.baddbmm(mean.unsqueeze(2), tril, normal)
     log_q_at_q = peak - 0.5 * _squared_norm(normal)
-    inverse = torch.linalg.inv(tril)
+    inverse = torch.as_tensor(_inverse(q.tril), device=device)
     log_q_at_p = peak - 0.5 * _squared_norm(torch.bmm(inverse, x_p - mean.unsqueeze(2)))
     evaluations = evaluate(
         targets,
@@ -113,6 +113,16 @@ def _squared_norm(x: Tensor) -> Tensor:
     for part in x.unbind(1)[1:]:
         total.addcmul_(part, part)
     return total
+
+
+def _inverse(tril: np.ndarray) -> np.ndarray:
+    """Of lower-triangular matrices ``(K, D, D)``, row by row: LAPACK's last bits depend on alignment."""
+    inverse = np.zeros_like(tril)
+    for i in range(tril.shape[1]):
+        inverse[:, i] = -(tril[:, i, :i, None] * inverse[:, :i]).sum(axis=1)
+        inverse[:, i, i] += 1.0
+        inverse[:, i] /= tril[:, i, i, None]
+    return inverse
 
 
 def _generators(cells: Sequence[Cell], device: str) -> list[torch.Generator]:

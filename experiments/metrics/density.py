@@ -186,7 +186,7 @@ def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
     k, m, d = counts.x.shape
     mean = counts.x / counts.mass.unsqueeze(2) - mixture.center.transpose(1, 2)
     whiten = mixture.whiten.view(k, d, m, d)
-    center = torch.einsum("kimj,kmj->kim", whiten, mean) + mixture.offset.view(k, d, m)
+    center = (whiten * mean.unsqueeze(1)).sum(dim=3) + mixture.offset.view(k, d, m)
     return counts.distance / counts.mass - center.square().sum(dim=1)
 
 
@@ -200,7 +200,7 @@ def _cell(
     widths = np.where(captured, mine["log_width"], np.nan)
     share = mine["nearest_mass"] / mine["nearest_mass"].sum()
     entropy = float(-(share * np.log(np.where(share > 0, share, 1.0))).sum()) + 0.0
-    metrics = {name: float(column[k]) for name, column in table.items()}
+    metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
     metrics |= {
         "modes_captured": float(captured.sum()),
         "modes_total": float(m),

@@ -57,8 +57,9 @@ def _edges(target: Mixture, mean: float, sd: float) -> np.ndarray:
     of_q = _around(np.array([mean]), np.array([sd]), np.append(GAUSSIAN, HALF))
     edges = np.concatenate([of_p, of_q, known.ends, known.borders])
     each = 2 * len(STUDENT if target.df else GAUSSIAN) + 1
-    count = each * width + len(of_q) + 2 * width + 2 * width
-    # Panels of no width, where a target has fewer landmarks than another of its padded size might.
+    # Panels of no width, where a target has fewer landmarks than another of its padded size might; and so many
+    # that the nodes fill whole cache lines.
+    count = -(-(each * width + len(of_q) + 4 * width) // 8) * 8 + 1
     return np.sort(np.append(edges, np.full(count - len(edges), mean)))
 
 

@@ -71,7 +71,7 @@ def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> Non
             if wanted > there.get(name, 0.0):
                 raise ExecutorError(
                     f"A batch of experiment '{batch.experiment}' asks for {wanted:g} {name}, but Ray has "
-                    f"{there.get(name, 0.0):g}. Lower `resources` in the sweep file."
+                    f"{there.get(name, 0.0):g}. Lower `resources` in the sweep file or raise --workers."
                 )
 
 

@@ -17,6 +17,7 @@ import logging
 import os
 import pickle
 import secrets
+import sys
 import tempfile
 import threading
 import time
@@ -28,7 +29,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -36,11 +37,11 @@ from runner import worker
 from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.executors import BatchResult, setup
-from runner.executors.exchange import Delivery, Exchange, Work
+from runner.executors.background import in_background, take_back_sigterm
+from runner.executors.exchange import Delivery, Exchange
+from runner.executors.work import Work, results, to_stream
 from runner.experiment import Experiment
 from runner.worker import Context
-
-T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 3.0
@@ -68,8 +69,8 @@ class TuneExecutor:
     ) -> None:
         self._experiments = experiments
         self._context = context
-        self._wanted = workers
         self._address = address or os.environ.get("RAY_ADDRESS")
+        self._workers = workers if self._address else workers or setup.cores()
         self._cluster: Future[Cluster] | None = None
         self._closed = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -77,9 +78,9 @@ class TuneExecutor:
     @property
     def workers(self) -> int:
         """Batches that may run at the same time; of a cluster, its CPUs, for which it must be reached."""
-        if self._wanted is None and self._address:
-            return max(1, int(self._connected().resources.get("CPU", 1)))
-        return self._wanted or setup.cores()
+        if self._workers is None:
+            self._workers = max(1, int(self._connected().resources.get("CPU", 1)))
+        return self._workers
 
     def start(self) -> None:
         """Begin to start or join Ray in the background; a failure shows when it is needed."""
@@ -100,13 +101,13 @@ class TuneExecutor:
         if not batches:
             return
         cluster = self._connected()
+        take_back_sigterm()
         setup.check_resources(batches, cluster.resources)
-        work = Work(deque(batches))
-        fit = _in_background(
-            _fit, work, cluster, partial(_pack, self._experiments, self._context), self.workers
-        )
+        work, cells = Work(deque(batches)), sum(len(batch.cells) for batch in batches)
+        pack = partial(_pack, self._experiments, self._context)
+        fit = in_background(_fit, work, cluster, pack, self.workers)
         try:
-            yield from self._results(work, fit, cluster, sum(len(batch.cells) for batch in batches))
+            yield from results(work, cells, fit, partial(_collect, cluster), self._failed)
         finally:
             work.stopped = True
             wait_for([fit], timeout=STOP_SECONDS)
@@ -128,10 +129,9 @@ class TuneExecutor:
 
     def _keep(self, cluster: Future[Cluster], closed: threading.Event) -> None:
         # Linux ends Ray's processes with the thread that started them, so this one stays until the end.
+        packages = setup.packages(self._experiments.values())
         try:
-            with _ray(
-                self._address, self._wanted or setup.cores(), setup.packages(self._experiments.values())
-            ) as joined:
+            with _ray(self._address, self._workers or 1, packages) as joined:
                 cluster.set_result(joined)
                 closed.wait()
         except BaseException as error:
@@ -143,26 +143,8 @@ class TuneExecutor:
         assert self._cluster is not None
         return self._cluster.result()
 
-    def _results(
-        self, work: Work, fit: Future[None], cluster: Cluster, cells_left: int
-    ) -> Iterator[BatchResult]:
-        while cells_left:
-            ended = fit.done()
-            for result in [*self._buried(work), *_collected(work, cluster)]:
-                cells_left -= len(result.batch.cells)
-                yield result
-            if work.problem:
-                raise ExecutorError(work.problem)
-            if ended and cells_left:
-                reason = fit.exception()
-                why = worker.describe(reason) if reason else "Ray Tune ended early."
-                raise ExecutorError(f"{why}\n{cells_left} cells have no result; run the same command again.")
-
-    def _buried(self, work: Work) -> Iterator[BatchResult]:
-        while not work.dead.empty():
-            batch, reason = work.dead.get()
-            table = worker.failed(self._experiments[batch.experiment], batch, self._context, reason)
-            yield BatchResult(batch, table, 0.0)
+    def _failed(self, batch: Batch, reason: str) -> pa.Table:
+        return worker.failed(self._experiments[batch.experiment], batch, self._context, reason)
 
 
 def _pack(experiments: Mapping[str, Experiment], context: Context, batch: Batch) -> bytes:
@@ -173,7 +155,7 @@ def _pack(experiments: Mapping[str, Experiment], context: Context, batch: Batch)
     return payload
 
 
-def _collected(work: Work, cluster: Cluster) -> Iterator[BatchResult]:
+def _collect(cluster: Cluster) -> list[Delivery]:
     import ray
 
     try:
@@ -182,11 +164,7 @@ def _collected(work: Work, cluster: Cluster) -> Iterator[BatchResult]:
         raise ExecutorError(
             f"Ray was lost: {setup.first_line(error)}\nRun the same command again."
         ) from error
-    for delivery in deliveries:
-        if delivery.error:
-            work.problem = f"A worker cannot run batches.\n{delivery.error}"
-        elif delivery.table and (batch := work.out.pop(delivery.trial, None)):
-            yield BatchResult(batch, pa.ipc.open_stream(delivery.table).read_all(), delivery.seconds)
+    return deliveries
 
 
 def _trial(config: dict[str, Any], exchange: Any) -> None:
@@ -202,7 +180,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
         if payload is not None:
             experiment, batch, context = pickle.loads(payload)
             device = "cuda" if ray.get_gpu_ids() else "cpu"
-            table = _to_bytes(worker.run(experiment, batch, context, device))
+            table = to_stream(worker.run(experiment, batch, context, device))
     except Exception as error:
         problem = worker.describe(error)
     seconds = time.perf_counter() - started
@@ -210,14 +188,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     tune.report({"cells": config["cells"], "seconds": seconds, "done": True})
 
 
-def _to_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], workers: int) -> None:
+def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: int) -> None:
     """Let Tune run trials until nothing is waiting or running, or the work is stopped."""
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
@@ -227,7 +198,7 @@ def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], worker
         return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
-    searcher, scheduler, stopper = _hooks(work, cluster, payload)
+    searcher, scheduler, stopper = _hooks(work, cluster, pack)
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
@@ -246,7 +217,7 @@ def _fit(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes], worker
     ).fit()
 
 
-def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
+def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
     """How Tune asks for the next batch, tells of a lost one, and learns that it should stop."""
     import ray
     from ray import tune
@@ -261,7 +232,7 @@ def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> t
                 # A running batch may yet come back in halves.
                 return None if work.running else Searcher.FINISHED
             batch = work.take(trial_id)
-            ray.get(cluster.exchange.offer.remote(trial_id, payload(batch)))
+            ray.get(cluster.exchange.offer.remote(trial_id, pack(batch)))
             needs = batch.resources
             return {"batch": batch.id, "cells": len(batch.cells), "cpu": needs.cpu, "gpu": needs.gpu}
 
@@ -296,10 +267,11 @@ def _hooks(work: Work, cluster: Cluster, payload: Callable[[Batch], bytes]) -> t
 @contextmanager
 def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cluster]:
     """The Ray of this process, or the one at ``address``, or else one that lives as long as the context."""
-    setup.set_environment(private=address is None)
+    # A Ray that was imported before has read its environment, and may run with a token of its own.
+    setup.set_environment(private=address is None and "ray" not in sys.modules)
     import ray
 
-    tune = _in_background(importlib.import_module, "ray.tune")
+    tune = in_background(importlib.import_module, "ray.tune")
     owned = not ray.is_initialized()
     try:
         if owned:
@@ -339,17 +311,3 @@ def _start_exchange() -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, scheduling_strategy=here)(Exchange).remote()
-
-
-def _in_background(function: Callable[..., T], *arguments: Any) -> Future[T]:
-    """Run it in a thread that does not keep the process alive, unlike those of a ThreadPoolExecutor."""
-    future: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future

@@ -130,8 +130,9 @@ def _ticks(panel: Any, axis: Axis) -> None:
         panel.set_xticks([axis.position(level) for level in shown], [shorten(word(v), 20) for v in shown])
     if axis.ordinal:
         panel.set_xlim(-0.5, len(axis.levels) - 0.5)
-        if not axis.numeric and sum(len(word(v)) for v in axis.levels) > 45:
-            panel.tick_params(axis="x", labelsize=7, rotation=12)
+        letters = sum(len(shorten(word(v), 20)) for v in axis.levels)
+        if letters > 45:
+            panel.tick_params(axis="x", labelsize=7, rotation=12 if letters > 60 else 0)
 
 
 def _target_colours(view: View) -> dict[str | None, str]:

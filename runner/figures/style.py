@@ -166,7 +166,7 @@ def logarithmic(panel: Any) -> None:
 def word(level: Any) -> str:
     """A parameter's value as a person writes it."""
     if isinstance(level, float):
-        return f"{level:g}"
+        return f"{level:.4g}"
     return str(level)
 
 

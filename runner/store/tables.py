@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +29,6 @@ from runner.summary import summarise
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
 CHUNK = 64 << 20  # bytes of curves, modes and samples that are in memory at a time
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
-PARQUET = {"compression": "zstd", "write_page_checksum": True}
 
 _log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _write_nested(
         writers = {}
         for name, layout in layouts.items():
             path = open_files.enter_context(replacing(folder / f"{name}.parquet"))
-            writers[name] = open_files.enter_context(pq.ParquetWriter(path, layout, **PARQUET))
+            writers[name] = open_files.enter_context(pq.ParquetWriter(path, layout, **_options(layout)))
         for records in _chunks(places, {SOURCE[name] for name in layouts}, report):
             for name, writer in writers.items():
                 if name == "samples":
@@ -163,12 +163,14 @@ def _chunks(
     """The nested columns of the records that count, some megabytes at a time."""
     first_cell_first = sorted(places, key=lambda path: places[path][1].min())
     held: list[pa.Table] = []
+    size = 0
     for path, table in read_shards(first_cell_first, {"cell_id", *columns}.__contains__, report):
         rows, at = places[path]
         held.append(table.take(rows).append_column("place", pa.array(at)))
-        if sum(chosen.nbytes for chosen in held) >= CHUNK:
+        size += held[-1].nbytes
+        if size >= CHUNK:
             yield joined(held).sort_by("place")
-            held = []
+            held, size = [], 0
     if held:
         yield joined(held).sort_by("place")
 
@@ -176,7 +178,13 @@ def _chunks(
 def write(path: Path, table: pa.Table) -> None:
     """Write one table, whole or not at all."""
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, **PARQUET)
+        pq.write_table(table, temporary, **_options(table.schema))
+
+
+def _options(layout: pa.Schema) -> dict[str, Any]:
+    """Measurements hardly repeat: a dictionary of them costs time and saves nothing."""
+    repeating = [f.name for f in layout if _note(f.metadata, "role") not in ("metric", "fit", "nested")]
+    return {"compression": "zstd", "write_page_checksum": True, "use_dictionary": repeating}
 
 
 def _note(metadata: Mapping[bytes, bytes] | None, name: str) -> str:

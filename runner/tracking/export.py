@@ -20,7 +20,7 @@ from runner.tracking.runs import Kind, Run, cell_runs
 from runner.tracking.sweep_folder import about, artifacts, note
 
 TOGETHER = 256  # runs in one transaction
-WAIT_FOR_OTHER = 60.0  # seconds; an export whose driver was killed ends by itself within a few
+WAIT_FOR_OTHER = 10.0  # seconds; an export whose driver was killed ends by itself within a few
 UNUSED = {"modes", "q_samples", "q_mean", "q_covariance", "q_weights"}
 
 
@@ -49,17 +49,17 @@ def export(
 
 
 @contextmanager
-def alone(request: Request) -> Iterator[None]:
+def alone(request: Request, wait: float = WAIT_FOR_OTHER) -> Iterator[None]:
     """Hold the right to export this sweep to this store: two exports at once would make runs twice.
 
     Raises:
-        TrackingError: another export held it for a minute.
+        TrackingError: another export held it for all of the seconds that this one waits.
     """
     lock = filelock.FileLock(request.folder / f".mlflow-{request.location.digest}.lock")
     try:
-        lock.acquire(timeout=WAIT_FOR_OTHER)
+        lock.acquire(timeout=wait)
     except filelock.Timeout:
-        message = f"another process is exporting {request.folder} to this MLflow; wait until it has ended"
+        message = f"another process is exporting {request.folder} to this MLflow; try again when it has ended"
         raise TrackingError(message) from None
     try:
         yield

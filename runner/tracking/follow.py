@@ -25,6 +25,8 @@ from runner.tracking.request import ExportReport, Request, explain
 
 LOOK = 0.5  # seconds between looks at the folder
 PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds to wait after a failure; the last one repeats while the sweep runs
+WAIT_FOR_OTHER = 60.0  # seconds for the export of a killed driver to end, which a resumed sweep may meet
+NICENESS = 5  # the fits go first
 LAST_ATTEMPTS = 2  # once the sweep has ended
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -51,6 +53,7 @@ class Orders:
 
 def main() -> int:
     """Follow the sweep that the first line on stdin asks for, until its end."""
+    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then says how to end
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is not an event
@@ -99,7 +102,7 @@ def follow(request: Request, orders: Orders, emit: Emit) -> ExportReport:
 def _open(request: Request, held: ExitStack) -> Export:
     """Open the export; the lock is held from then on, and given back when opening fails."""
     with ExitStack() as trial:
-        trial.enter_context(alone(request))
+        trial.enter_context(alone(request, WAIT_FOR_OTHER))
         export = Export(request)
         held.push(trial.pop_all())
     return export

@@ -122,14 +122,16 @@ class Follower:
             self._reader.join()
         if self._report is not None:
             return self._report
+        return ExportReport(
+            self._state.exported, url=self._state.url, error=self._state.late or self._last_words()
+        )
+
+    def _last_words(self) -> str:
         self._errors.seek(0)
         said = self._request.location.hide(self._errors.read().decode(errors="replace")).strip().splitlines()
-        reason = self._state.late or (said[-1] if said else "it was killed or did not answer")
-        return ExportReport(
-            cells=self._state.exported,
-            url=self._state.url,
-            error=f"the export to MLflow stopped early: {reason}. "
-            f"The results are safe; `modesweep export {self._request.folder.name}` catches up",
+        return (
+            f"the export to MLflow stopped early: {said[-1] if said else 'it was killed or did not answer'}. "
+            f"The results are safe; `modesweep export {self._request.folder.name}` catches up"
         )
 
 

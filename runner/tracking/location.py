@@ -21,6 +21,7 @@ TRAINING = "workflowType=machine_learning"  # opens MLflow's pages for training,
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # mlflow retries a request 7 times, waiting up to two minutes between: too long to end a sweep with.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",

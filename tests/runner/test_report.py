@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.targets import Points
+from runner.errors import StoreError
 from runner.report import write_report
 from tests.runner.fakes import mixture
 from tests.runner.made_results import toy_cells, write_results
@@ -118,6 +119,11 @@ def test_one_cell_and_no_manifest(tmp_path: Path) -> None:
     assert "near 0.200 0.800" in read.text
     assert "±" not in read.text.replace("Means over seeds ±", "")
     assert "How it was made" not in read.text
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no results of a sweep"):
+        write_report(tmp_path)
 
 
 def test_thirty_targets_are_all_in_the_table(tmp_path: Path) -> None:

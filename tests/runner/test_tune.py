@@ -22,8 +22,9 @@ from experiments.experiment import Outcome
 from runner.batch import Resources
 from runner.errors import ExecutorError
 from runner.executors import Executor, setup
-from runner.executors.exchange import RESULTS_WAITING, Delivery, Exchange, Work
+from runner.executors.exchange import RESULTS_WAITING, Delivery, Exchange
 from runner.executors.tune import TuneExecutor
+from runner.executors.work import Work
 from tests.runner import fakes
 from tests.suites import executors as suite
 
@@ -170,8 +171,10 @@ def test_a_driver_that_is_behind_holds_workers_back() -> None:
 
 
 CHILD = """
+import signal
 from runner.executors import open_executor
 from tests.suites import executors as suite
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
 asked = suite.batches(suite.cells(400, dict.fromkeys(range(4, 400), "slow")), 4)
 with open_executor("tune", suite.EXPERIMENTS, suite.CONTEXT, workers=2) as executor:
     try:
@@ -217,6 +220,9 @@ def test_ctrl_c_leaves_nothing_behind_and_the_terminal_quiet(tmp_path: Path) -> 
     assert driver.stdout is not None
     assert driver.stdout.readline().strip() in {"b0", "b1"}
     assert left_behind(tmp_path)
+    # The program's own handler is in charge, not Ray's.
+    driver.terminate()
+    assert "asked to end\n" in driver.stdout
     # A terminal sends Ctrl-C to every process of the group.
     os.killpg(driver.pid, signal.SIGINT)
     out, err = driver.communicate(timeout=60)

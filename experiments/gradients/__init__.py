@@ -1,0 +1,164 @@
+"""gradients: what an estimator of reverse KL's gradient gives at one point: its mean, bias, variance and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Params as BaseParams
+from experiments.targets import Points, Target
+
+EstimatorName = Literal[
+    "blocked",
+    "naive",
+    "score_function",
+    "score_function_baseline",
+    "reparameterization",
+    "sticking_the_landing",
+]
+
+
+class Params(BaseParams):
+    """Where and how one gradient of KL(Q || P) is measured; nothing is trained.
+
+    Q is a Gaussian without correlation, placed in coordinates in which the target has mean 0 and standard
+    deviations 1. Gradients are with respect to Q's ``loc`` in these coordinates and to the log of its widths.
+
+    Args:
+        estimator: ``blocked``: the sample has no path to the parameters, so there is no gradient;
+            ``naive``: autograd of log q - log p at such a sample, a gradient whose mean is 0;
+            ``score_function``: REINFORCE; ``score_function_baseline``: each sample's value compared with the
+            mean of the others (leave-one-out); ``reparameterization``: through ``loc + scale * noise``;
+            ``sticking_the_landing``: the same, without the term whose mean is 0.
+        family: a width for each dimension, or one for all.
+        offset: distance of Q's mean from the target's, along (1, ..., 1), in the target's standard deviations.
+        width: Q's standard deviations, as a multiple of the target's.
+        samples: that one gradient is the mean of.
+        repeats: independent gradients, over which mean and variance are taken.
+    """
+
+    estimator: EstimatorName = "reparameterization"
+    family: Literal["gaussian_isotropic", "gaussian_diagonal"] = "gaussian_diagonal"
+    offset: float = 1.0
+    width: float = Field(1.0, gt=0)
+    samples: int = Field(16, ge=1, le=65_536)
+    repeats: int = Field(2000, ge=2, le=100_000)
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "mean_squared_error",
+        "nats^2",
+        "mean squared distance of a gradient from the exact one: bias^2 + variance",
+        "lower",
+        has_error=True,
+    ),
+    Metric("has_gradient", "", "1 where autograd gives a gradient, 0 where it gives none"),
+    Metric(
+        "slope_loc",
+        "nats per sd",
+        "mean of the estimated derivative of KL(Q || P) as Q's mean moves along its offset",
+        has_error=True,
+    ),
+    Metric(
+        "slope_log_scale",
+        "nats",
+        "mean of the estimated derivative of KL(Q || P) by the log of a factor on all of Q's widths",
+        has_error=True,
+    ),
+    Metric("exact_slope_loc", "nats per sd", "the exact derivative as Q's mean moves along its offset"),
+    Metric("exact_slope_log_scale", "nats", "the exact derivative by the log of a factor on all widths"),
+    Metric("gradient_norm", "nats", "norm of the exact gradient, all components"),
+    Metric("exact_error", "nats", "error of the exact gradient: 0 in closed form, else an estimate", "lower"),
+    Metric(
+        "bias",
+        "nats",
+        "distance of the mean gradient from the exact one; without bias it is about its standard error",
+        "lower",
+        has_error=True,
+    ),
+    Metric("variance", "nats^2", "of one gradient, summed over its components", "lower", has_error=True),
+    Metric("variance_loc", "nats^2", "the part of variance in Q's mean", "lower", has_error=True),
+    Metric("variance_log_scale", "nats^2", "the part of variance in Q's log widths", "lower", has_error=True),
+    Metric("variance_per_sample", "nats^2", "variance times samples", "lower", has_error=True),
+    Metric(
+        "signal_to_noise",
+        "",
+        "gradient_norm over the root of the variance, of one gradient",
+        "higher",
+        has_error=True,
+    ),
+    Metric(
+        "evaluations",
+        "",
+        "of the target's log-density for one gradient, forward and backward; its time is fit_seconds / repeats",
+        "lower",
+    ),
+    Metric("dimension", "", "D, of the target"),
+)
+
+LABELS = {"exact_method": "how the exact gradient was computed: closed_form, quadrature or monte_carlo"}
+
+
+def check(params: Params, target: Target) -> None:
+    """Refuse what is undefined."""
+    if isinstance(target, Points):
+        raise ValueError(
+            f"the gradient of KL(Q || P) needs the target's density, and target {target.name!r} is known by its"
+            " points alone. Use a mixture"
+        )
+    if params.estimator == "score_function_baseline" and params.samples < 2:
+        raise ValueError(
+            "estimator score_function_baseline compares each sample with the others, and samples 1 leaves none."
+            " Use samples 2 or more, or estimator score_function"
+        )
+
+
+def batch_key(params: Params, target: Target) -> Hashable:
+    """Shapes and operations; the target's numbers, offsets, widths and seeds are tensors."""
+    # Mixtures are padded to a power of two components.
+    shape = (target.dim, (target.modes - 1).bit_length(), target.df is None)
+    return (params.estimator, params.family, params.samples, params.repeats, params.dtype, *shape)
+
+
+def bytes_per_cell(params: Params, target: Target) -> int:
+    """All gradients of a cell are held, twice in double precision; samples are drawn in blocks."""
+    item = 4 if params.dtype == "float32" else 8
+    block = max(8192, target.dim * params.samples)
+    working = item * (8 * block + 8 * target.dim * (target.modes + 3) * params.samples)
+    return 100_000 + working + 2 * target.dim * params.repeats * (2 * 8 + item)
+
+
+def seconds_per_cell(params: Params, target: Target) -> float:
+    """From timings of full stacks on one core, the exact gradient included."""
+    item = 1.0 if params.dtype == "float32" else 1.6
+    modes = 1 << (target.modes - 1).bit_length()
+    per_sample = 1e-8 * (2 + 2 * target.dim + modes * (1 + target.dim + 0.05 * target.dim**2))
+    share = 0.1 if params.estimator == "blocked" else 1.0
+    return 2e-3 + share * params.repeats * (1e-7 + item * params.samples * per_sample)
+
+
+def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+    """Measure the gradients of a stack of cells of one batch key."""
+    from experiments.gradients.batch import run
+
+    return run(cells, device)
+
+
+GRADIENTS = Experiment(
+    name="gradients",
+    version=1,
+    params=Params,
+    metrics=METRICS,
+    objective="mean_squared_error",
+    check=check,
+    batch_key=batch_key,
+    bytes_per_cell=bytes_per_cell,
+    seconds_per_cell=seconds_per_cell,
+    run_batch=run_batch,
+    labels=LABELS,
+)

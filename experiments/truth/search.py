@@ -1,0 +1,202 @@
+"""The local optima of a divergence: closed forms where there are, else descents from many starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from experiments.closed_forms import Shape, entropy_gaussian, entropy_student_t, kl_gaussians, mixed_optimum, restrict
+from experiments.targets import Mixture
+from experiments.truth.descent import Descended, descend, lowest_curvature
+from experiments.truth.divergence import Divergence
+from experiments.truth.labels import labels
+from experiments.truth.nodes import LEVELS, entropy
+from experiments.truth.objective import Objective, Stack, move
+from experiments.truth.starts import starts
+
+Family = Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full"]
+
+SHAPES: dict[Family, Shape] = {
+    "gaussian_isotropic": "isotropic",
+    "gaussian_diagonal": "diagonal",
+    "gaussian_full": "full",
+}
+SAME = 1e-3  # nats between two Gaussians that are one optimum
+SETTLED = 1e-7  # relative change of a value by refinement, from which it is left alone
+ROUGH = 1e-5  # gradient at which a descent on the first, rough level ends
+SADDLE = -1e-4  # curvature below which a stationary point is none of the optima
+ASIDE = 0.2  # step off a saddle
+ROUNDS = 4
+DIGITS = 11  # of what is kept, so that it is the same on every processor
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """A local optimum of a divergence among the Gaussians of a family.
+
+    Args:
+        value: the divergence in nats; None where the place is exact but the value has no closed form.
+        error: how much the last refinement of the quadrature changed the value; 0 for closed forms.
+        label: ``covering``, ``seeking:<k>``, ``partial:<k>,<l>,...`` or ``between`` (see ``labels``).
+        mean, covariance: ``(D,)`` and ``(D, D)``.
+    """
+
+    value: float | None
+    error: float
+    label: str
+    mean: tuple[float, ...]
+    covariance: tuple[tuple[float, ...], ...]
+
+
+def search(target: Mixture, family: Family, divergence: Divergence) -> tuple[Optimum, ...]:
+    """All local optima found, the best first; empty where neither closed form nor quadrature reaches.
+
+    Raises:
+        ValueError: no Gaussian has a finite divergence from the target.
+    """
+    divergence.refuse(target)
+    shape = SHAPES[family]
+    known = _closed(target, shape, divergence)
+    if known:
+        return known
+    if target.dim > max(LEVELS):
+        return ()
+    found = _minima(Objective(target, divergence, shape, 0), starts(target, shape))
+    return _refined(target, divergence, shape, found)
+
+
+def settle(
+    target: Mixture, family: Family, divergence: Divergence, mean: np.ndarray, tril: np.ndarray
+) -> Descended:
+    """The local optima below K fits ``(K, D)``, ``(K, D, D)``: which one training was on its way to.
+
+    On the second level of quadrature: 1e-6 nats where Q's width and the modes' are of one order.
+    """
+    return descend(Objective(target, divergence, SHAPES[family], 1), (mean, tril), ROUGH)
+
+
+def _closed(target: Mixture, shape: Shape, divergence: Divergence) -> tuple[Optimum, ...]:
+    forward, reverse = divergence.kl_weights
+    if forward and not reverse:
+        covariance = restrict(target.covariance, shape)
+        value, error = _forward_value(target, covariance)
+        value = None if value is None else forward * value
+        return (_optimum(value, error, "covering", target.mean, covariance),)
+    if target.modes > 1 or target.df is not None or (divergence.has_rest and shape != "full"):
+        return ()
+    mean, own = target.means[0], target.covariances[0]
+    total = forward + reverse
+    covariance = own if divergence.has_rest else mixed_optimum(own, forward / total, shape)
+    value = forward * kl_gaussians(mean, own, mean, covariance) + reverse * kl_gaussians(mean, covariance, mean, own)
+    return (_optimum(value, 0.0, "covering", mean, covariance),)
+
+
+def _forward_value(target: Mixture, covariance: np.ndarray) -> tuple[float | None, float]:
+    """Cross-entropy minus entropy: at a moment match the former is the fit's own entropy."""
+    if target.modes == 1:
+        own = target.covariances[0]
+        known = entropy_gaussian(own) if target.df is None else entropy_student_t(target.df, own)
+        return entropy_gaussian(covariance) - known, 0.0
+    if target.dim > max(LEVELS):
+        return None, 0.0
+    value, error = entropy(target)
+    return entropy_gaussian(covariance) - value, error
+
+
+def _minima(objective: Objective, q: Stack) -> Descended:
+    """Different minima below the starts; those that stopped on a saddle leave it on both sides."""
+    found = unique(descend(objective, q, ROUGH))
+    for _ in range(ROUNDS):
+        curvature, direction = lowest_curvature(objective, found.q)
+        saddle = curvature < SADDLE
+        if not saddle.any():
+            break
+        keep = _take(found, ~saddle)
+        aside = ASIDE * direction[saddle]
+        left = _take(found, saddle).q
+        sides = [move(left, sign * aside, objective.directions) for sign in (1, -1)]
+        more = descend(objective, (np.concatenate([s[0] for s in sides]), np.concatenate([s[1] for s in sides])), ROUGH)
+        found = unique(_join(keep, more))
+    return found
+
+
+def _refined(
+    target: Mixture, divergence: Divergence, shape: Shape, found: Descended
+) -> tuple[Optimum, ...]:
+    """Descents go on at finer and finer levels until the values stay."""
+    ready: list[tuple[Descended, np.ndarray]] = []
+    for level in range(1, len(LEVELS[target.dim])):
+        previous = found.value
+        objective = Objective(target, divergence, shape, level)
+        found = _minima(objective, found.q) if level == 1 else descend(objective, found.q)
+        if len(found.value) != len(previous):  # some were one, or led elsewhere: nothing to compare with
+            previous = np.full(len(found.value), np.inf)
+        change = np.abs(found.value - previous)
+        still = change <= SETTLED * (1 + np.abs(found.value))
+        if level + 1 == len(LEVELS[target.dim]):
+            still[:] = True
+        ready.append((_take(found, still), change[still]))
+        found = _take(found, ~still)
+        if not len(found.value):
+            break
+    errors = np.concatenate([error for _, error in ready])
+    merged = ready[0][0]
+    for more, _ in ready[1:]:
+        merged = _join(merged, more)
+    kept = _distinct(merged)
+    mean, tril = merged.q[0][kept], merged.q[1][kept]
+    words = labels(target, (mean, tril))
+    rows = zip(kept, words, mean, tril @ tril.transpose(0, 2, 1), strict=True)
+    return tuple(_optimum(float(merged.value[k]), float(errors[k]), word, m, c) for k, word, m, c in rows)
+
+
+def _optimum(value: float | None, error: float, label: str, mean: np.ndarray, covariance: np.ndarray) -> Optimum:
+    def kept(x: float) -> float:
+        return float(f"{x:.{DIGITS}g}") + 0.0 if abs(x) > 1e-13 else 0.0
+
+    places = tuple(kept(x) for x in mean)
+    rows = tuple(tuple(kept(x) for x in row) for row in covariance)
+    return Optimum(None if value is None else kept(value), kept(error), label, places, rows)
+
+
+def unique(found: Descended) -> Descended:
+    """Finite ones, the best first, without those that are within 1e-3 nats of a better one."""
+    return _take(found, _distinct(found))
+
+
+def _distinct(found: Descended) -> np.ndarray:
+    order = [k for k in np.argsort(found.value, kind="stable") if np.isfinite(found.value[k])]
+    mean, tril = found.q
+    chosen: list[int] = []
+    for k in order:
+        here = (mean[k : k + 1], tril[k : k + 1])
+        if not chosen or distances(here, (mean[chosen], tril[chosen])).min() > SAME:
+            chosen.append(int(k))
+    return np.array(chosen, dtype=np.int64)
+
+
+def distances(one: Stack, many: Stack) -> np.ndarray:
+    """Jeffreys' divergence, halved, between one Gaussian and each of S: ``(S,)``."""
+    d = one[0].shape[1]
+    inverse_one, inverse = np.linalg.inv(one[1]), np.linalg.inv(many[1])
+    away = many[0] - one[0]
+    there, back = inverse @ one[1], inverse_one @ many[1]
+    squares = (there**2).sum(axis=(1, 2)) + (back**2).sum(axis=(1, 2)) - 2 * d
+    apart = (np.einsum("sij,sj->si", inverse, away) ** 2).sum(axis=1)
+    apart += (np.einsum("sij,sj->si", np.broadcast_to(inverse_one, inverse.shape), away) ** 2).sum(axis=1)
+    return np.asarray(0.25 * (squares + apart))
+
+
+def _take(found: Descended, which: np.ndarray) -> Descended:
+    mean, tril = found.q
+    return replace(found, q=(mean[which], tril[which]), value=found.value[which], slope=found.slope[which])
+
+
+def _join(a: Descended, b: Descended) -> Descended:
+    def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, y])
+
+    return Descended((both(a.q[0], b.q[0]), both(a.q[1], b.q[1])), both(a.value, b.value), both(a.slope, b.slope))
