@@ -115,10 +115,10 @@ def _measured(row: Mapping[Hashable, Any], name: str) -> str:
     if math.isnan(mean):
         return "-"
     if name == "modes_captured" and "modes_total" in row:
-        return f"{mean:.3g}/{row['modes_total']:.0f}"
+        return f"{mean:.2g}/{row['modes_total']:.0f}"
     if name not in JUDGED_BY:
         return f"{mean:.3g}"
-    return f"{mean:.3f}" + (f" ±{half:.2g}" if half >= 0.0005 else "")
+    return f"{mean:.3f}" + (f" ±{half:.3f}" if half >= 0.0005 else "")
 
 
 def _part(cells: pa.Table, experiment: str) -> _Part:

@@ -117,7 +117,12 @@ def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
     for part in parts:
         heading, rows = part.texts()
         table = Table(
-            title=part.experiment, title_justify="left", box=None, pad_edge=False, header_style="bold"
+            title=part.experiment,
+            title_justify="left",
+            box=None,
+            pad_edge=False,
+            collapse_padding=True,  # 80 columns are enough for two axes
+            header_style="bold",
         )
         for number, name in enumerate(heading):
             table.add_column(name, justify="left" if number < len(part.axes) else "right", no_wrap=True)

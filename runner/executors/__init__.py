@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -44,7 +44,7 @@ class Executor(Protocol):
         """Begin to start up, and return at once."""
         ...
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+    def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
         """Each batch's records, as they finish."""
         ...
 
@@ -67,6 +67,7 @@ def open_executor(
     """The executor of that name, not yet started.
 
     Args:
+        name: ``inline`` or ``tune``.
         experiments: by name, as batches refer to them.
         context: what every record of this run shares.
         workers: how many batches may run at the same time; as many as there are cores unless given.

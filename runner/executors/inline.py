@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,7 +29,7 @@ class InlineExecutor:
     def start(self) -> None:
         """Nothing needs to start."""
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+    def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
         """Run the batches in order; each result is yielded before the next batch begins."""
         for batch in batches:
             started = time.perf_counter()

@@ -102,9 +102,14 @@ def no_ray(address: str | None, error: Exception) -> str:
     return f"Ray could not be started: {first_line(error)}\nRun with --executor inline to do without it."
 
 
-def cause_of_death(error: Exception) -> str:
+def worker_died(said: str) -> bool:
+    """Whether Ray tells of a worker that ended at work, rather than of one that never began."""
+    return ("actor died" in said or "unavailable" in said) and "creation task" not in said
+
+
+def cause_of_death(said: str) -> str:
     """Ray's own sentence on why the process ended, without its advice."""
-    detail = str(error).rpartition("Worker exit detail:")[2]
+    detail = said.rpartition("Worker exit detail:")[2]
     return detail.strip().partition("\n")[0].partition(" Some common causes")[0]
 
 

@@ -15,14 +15,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import pickle
 import secrets
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
@@ -91,7 +90,7 @@ class TuneExecutor:
             )
             self._keeper.start()
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[BatchResult]:
+    def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
         """Run the batches as Tune trials, the first ones first; results come in the order they finish.
 
         Raises:
@@ -170,7 +169,7 @@ def _collect(cluster: Cluster) -> list[Delivery]:
 def _trial(config: dict[str, Any], exchange: Any) -> None:
     """What Tune runs: one batch, from the exchange and back to it, on the device that Ray assigned."""
     import ray
-    from ray import tune
+    from ray import cloudpickle, tune
 
     trial = tune.get_context().get_trial_id()
     payload = ray.get(exchange.fetch.remote(trial))
@@ -178,7 +177,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     table, problem = None, None
     try:
         if payload is not None:
-            experiment, batch, context = pickle.loads(payload)
+            experiment, batch, context = cloudpickle.loads(payload)
             device = "cuda" if ray.get_gpu_ids() else "cpu"
             table = to_stream(worker.run(experiment, batch, context, device))
     except Exception as error:
@@ -247,12 +246,11 @@ def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tupl
     class TellsOfErrors(FIFOScheduler):  # type: ignore[misc]
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             work.running.discard(trial.trial_id)
-            file = trial.pickled_error_file
-            error = pickle.loads(Path(file).read_bytes()) if file else None
-            if isinstance(error, ray.exceptions.RayActorError) and not error.actor_init_failed:
-                work.lost(trial.trial_id, setup.cause_of_death(error))
+            said = Path(trial.error_file).read_text()  # beside a pickled error, which is nothing to load
+            if setup.worker_died(said):
+                work.lost(trial.trial_id, setup.cause_of_death(said))
             else:
-                work.problem = f"Ray could not start a worker.\n{error or Path(trial.error_file).read_text()}"
+                work.problem = f"Ray could not start a worker.\n{said}"
 
     class WhenStopped(tune.Stopper):  # type: ignore[misc]
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

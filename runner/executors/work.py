@@ -76,6 +76,7 @@ def results(
     """Yield what comes back until no cell is left.
 
     Args:
+        work: what is waiting, out or dead; the trials share it.
         left: how many cells there are.
         trials: what runs them; done when none is left.
         collect: waits a little for deliveries; called once more after the trials have ended.
