@@ -71,7 +71,7 @@ class Outcome(Protocol):
 
 
 class Experiment(Protocol):
-    """See ``experiments.experiment.Experiment``; parameters are a frozen pydantic model with a ``target`` field."""
+    """See ``experiments.experiment.Experiment``; its parameters have a ``target``, by name."""
 
     @property
     def name(self) -> str: ...
@@ -109,5 +109,5 @@ class Catalogue(Protocol):
         ...
 
     def define(self, name: str, definition: Mapping[str, Any], folder: Path) -> Target:
-        """The target that a sweep file defines; file paths are relative to ``folder``. ValueError says what is wrong."""
+        """The target that a sweep file in ``folder`` defines; ValueError says what is wrong."""
         ...

@@ -1,0 +1,117 @@
+"""The parts of the Tune executor that need no Ray: who has which batch, and where records meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner import worker
+from runner.batch import Resources
+from runner.errors import ExecutorError
+from runner.executors import setup
+from runner.executors.exchange import RESULTS_WAITING, Delivery, Exchange
+from runner.executors.work import Work, results, to_stream
+from tests.suites import executors as suite
+
+
+@given(st.data())
+def test_work_is_done_once_whatever_is_lost(data: st.DataObject) -> None:
+    """Trials end in any order, deadly cells kill theirs, and others die by accident."""
+    count = data.draw(st.integers(1, 24))
+    deadly = data.draw(st.sets(st.integers(0, count - 1)))
+    accidents = data.draw(st.integers(0, 5))
+    work, done, trials = (
+        Work(deque(suite.batches(suite.cells(count), data.draw(st.integers(1, count))))),
+        [],
+        0,
+    )
+    while work.waiting or work.running:
+        if work.waiting and (not work.running or data.draw(st.booleans())):
+            work.take(f"t{trials}")
+            trials += 1
+            continue
+        trial = data.draw(st.sampled_from(sorted(work.running)))
+        work.running.discard(trial)
+        batch = work.out[trial]
+        if any(cell.seed in deadly for cell in batch.cells):
+            work.lost(trial, "killed")
+        elif accidents and len(batch.cells) > 1 and data.draw(st.booleans()):
+            accidents -= 1
+            work.lost(trial, "accident")
+        else:
+            done += work.out.pop(trial).cells
+            # Its worker dies between delivering the records and ending the trial.
+            work.lost(trial, "too late")
+    dead = [work.dead.get_nowait()[0] for _ in range(work.dead.qsize())]
+    assert sorted(cell.seed for cell in done) == sorted(set(range(count)) - deadly)
+    assert sorted(cell.seed for batch in dead for cell in batch.cells) == sorted(deadly)
+    assert not work.out
+
+
+def test_what_an_abandoned_run_delivers_is_not_taken_for_this_one() -> None:
+    (batch,) = suite.batches(suite.cells(2), 2)
+    work, trials = Work(deque([batch])), Future[None]()
+    work.take("now")
+    table = worker.run(suite.EXPERIMENTS["toy"], batch, suite.CONTEXT)
+    deliveries = [
+        Delivery("before", None, 0.0, "its worker could not run it"),
+        Delivery("before", to_stream(table.slice(0, 1)), 0.0),
+        Delivery("now", to_stream(table), 2.5),
+    ]
+    (result,) = results(work, 2, trials, lambda: deliveries, lambda batch, reason: table)
+    assert result.batch is batch
+    assert result.table.schema.equals(table.schema, check_metadata=True)
+    assert suite.same(result.table.to_pylist(), table.to_pylist())
+    assert result.seconds == 2.5
+
+
+def test_trials_that_end_with_cells_left_are_an_error() -> None:
+    work, trials = Work(deque(suite.batches(suite.cells(5), 2))), Future[None]()
+    trials.set_exception(OSError("no space left"))
+    with pytest.raises(ExecutorError, match=r"^OSError: no space left\n.*5 cells have no result") as caught:
+        list(results(work, 5, trials, list, lambda batch, reason: None))
+    assert "same command" in str(caught.value)
+
+
+def test_gpus_are_optional() -> None:
+    setup.check_resources(suite.batches(suite.cells(1), 1, resources=Resources(gpu=4)), {"CPU": 1})
+
+
+def test_the_exchange_keeps_what_is_expected_and_drops_the_rest() -> None:
+    async def story() -> None:
+        exchange = Exchange()
+        await exchange.offer("a", b"batch")
+        assert await exchange.fetch("a") == b"batch"
+        assert await exchange.fetch("never offered") is None
+        assert await exchange.collect(0.01) == []
+        await exchange.deliver(Delivery("a", b"records", 1.0))
+        await exchange.deliver(Delivery("a", b"again, by a trial that was restarted", 1.0))
+        assert [d.table for d in await exchange.collect(0.01)] == [b"records"]
+        await exchange.offer("b", b"batch")
+        await exchange.clear()
+        await exchange.deliver(Delivery("b", b"of an abandoned run", 1.0))
+        assert await exchange.collect(0.01) == []
+
+    asyncio.run(story())
+
+
+def test_a_driver_that_is_behind_holds_workers_back() -> None:
+    async def story() -> None:
+        exchange = Exchange()
+        for n in range(RESULTS_WAITING + 1):
+            await exchange.offer(str(n), b"")
+        deliveries = [
+            asyncio.ensure_future(exchange.deliver(Delivery(str(n), b"", 0.0)))
+            for n in range(RESULTS_WAITING + 1)
+        ]
+        await asyncio.wait(deliveries, timeout=0.1)
+        assert [d.done() for d in deliveries] == [True] * RESULTS_WAITING + [False]
+        collected = [*await exchange.collect(1.0), *await exchange.collect(0.1)]
+        assert sorted(int(d.trial) for d in collected) == list(range(RESULTS_WAITING + 1))
+
+    asyncio.run(story())
