@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.experiment import Experiment
+from experiments.gradients import GRADIENTS
 from experiments.kl_fit import KL_FIT
 from experiments.targets import Target, named
 from experiments.targets.definition import define
@@ -40,4 +41,4 @@ class Catalogue:
         return {path.stem: path for path in sorted(SWEEPS.glob("*.yaml"))}
 
 
-CATALOGUE = Catalogue({experiment.name: experiment for experiment in (KL_FIT, VAE)}, named.NAMES)
+CATALOGUE = Catalogue({experiment.name: experiment for experiment in (KL_FIT, VAE, GRADIENTS)}, named.NAMES)

@@ -1,7 +1,7 @@
-"""What is known exactly: divergences between Gaussians, their optima, and the laws that fits are checked against.
+"""What is known exactly: divergences between Gaussians, their optima, and laws that fits are checked by.
 
-Everything is float64 and in nats. Sources: Bishop 2006, section 10.1.2 (both optima of a Gaussian), Murphy 2012,
-section 21.2.2; Cover and Thomas 2006 for entropies; Neal 2003 for the funnel.
+Everything is float64 and in nats. Sources: Bishop 2006, section 10.1.2 (both optima of a Gaussian), Murphy
+2012, section 21.2.2; Cover and Thomas 2006 for entropies; Neal 2003 for the funnel.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def entropy_gaussian(cov: np.ndarray) -> float:
 
 
 def restrict(covariance: np.ndarray, shape: Shape) -> np.ndarray:
-    """The forward-KL optimum's covariance: the target's own, its diagonal, or ``tr S / D`` on the diagonal."""
+    """Covariance of the forward-KL optimum: the target's own, its diagonal, or ``tr S / D`` all along it."""
     if shape == "full":
         return np.asarray(covariance, dtype=float)
     variances = np.diag(covariance)
@@ -59,8 +59,8 @@ def restrict(covariance: np.ndarray, shape: Shape) -> np.ndarray:
 def mixed_optimum(covariance: np.ndarray, forward_weight: float, shape: Shape) -> np.ndarray:
     r"""Covariance that minimises ``w KL(P || Q) + (1 - w) KL(Q || P)`` for a Gaussian P; its mean is P's.
 
-    Each variance v solves :math:`(1 - w) \Lambda v^2 + (2 w - 1) v - w \Sigma = 0`, with :math:`\Sigma_{ii}` and
-    the precision's :math:`\Lambda_{ii}` (isotropic: their averages over the diagonal). So ``w = 1`` gives
+    Each variance v solves :math:`(1 - w) \Lambda v^2 + (2 w - 1) v - w \Sigma = 0`, with :math:`\Sigma_{ii}`
+    and the precision's :math:`\Lambda_{ii}` (isotropic: their averages over the diagonal). So ``w = 1`` gives
     :math:`\Sigma_{ii}`, ``w = 0`` gives :math:`1 / \Lambda_{ii}`, and ``w = 1/2``, Jeffreys' divergence,
     the geometric mean of the two.
     """
@@ -78,10 +78,8 @@ def mixed_optimum(covariance: np.ndarray, forward_weight: float, shape: Shape) -
     return np.diag(variance)
 
 
-def mixture_moments(
-    weights: np.ndarray, means: np.ndarray, covariances: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean ``(D,)`` and covariance ``(D, D)`` of components ``(M,)``, ``(M, D)``, ``(M, D, D)``; weights may be any scale."""
+def mixture_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean ``(D,)`` and covariance ``(D, D)`` of weighted components; the weights need not sum to one."""
     share = weights / weights.sum()
     mean = share @ means
     away = means - mean
@@ -123,7 +121,10 @@ def reverse_kl_student_t(ratio: float, df: float, dim: int) -> float:
 
 
 def reverse_optimum_student_t(df: float, dim: int) -> float:
-    r"""The ``ratio`` that minimises ``reverse_kl_student_t``: :math:`(\nu + D)\, E[r^2 c^2 / (\nu + c^2 r^2)] = D`."""
+    r"""The ratio c that minimises ``reverse_kl_student_t``.
+
+    .. math:: (\nu + D)\, E\Big[\frac{c^2 r^2}{\nu + c^2 r^2}\Big] = D, \qquad r^2 \sim \chi^2_D
+    """
 
     def slope(log_ratio: float) -> float:
         c2 = math.exp(2 * log_ratio)
@@ -164,14 +165,16 @@ def funnel_mean_field(dim: int, neck_variance: float = 9.0) -> FunnelOptimum:
 
 
 def collapse_invoice(modes: int, kept: int) -> float:
-    """``ln(K / m)``: reverse KL of a Q that is P given m of its K equal, separate modes. Its forward KL is infinite."""
+    """``ln(K / m)``: reverse KL of P given m of its K equal, separate modes; its forward KL is infinite."""
     if not 1 <= kept <= modes:
         raise ValueError(f"kept: from 1 to the {modes} modes, got {kept}")
     return math.log(modes / kept)
 
 
 def light_mode_threshold(heavy: int) -> float:
-    r"""Relative weight below which reverse KL drops one light mode beside m heavy ones: :math:`(m/(m+1))^{m+1}`.
+    r"""Relative weight below which reverse KL drops one light mode beside m heavy ones.
+
+    .. math:: (m / (m + 1))^{m + 1}
 
     Q weighs equally the modes that it keeps, m or m + 1 of them, and they are separate.
     """

@@ -35,12 +35,12 @@ class Metric:
 
 
 class Cell(Protocol):
-    """What ``run_batch`` needs to know of a cell."""
+    """What ``run_batch`` needs to know of a cell; the cells of one batch have one kind of params and of target."""
 
     @property
     def params(self) -> Any: ...
     @property
-    def target(self) -> Target: ...
+    def target(self) -> Any: ...
     @property
     def seed(self) -> int: ...
 

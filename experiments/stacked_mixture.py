@@ -14,7 +14,6 @@ from torch import Tensor
 from experiments import randomness
 from experiments.targets import Mixture
 
-
 FAR = 1e10  # whitened distance of padding: no point is near it, and its square is finite in single precision
 
 DRAWN_AT_ONCE = 512  # samples of each cell for which all components' noise is held
@@ -71,10 +70,14 @@ class StackedMixture:
         width = kinds.pop()[2]
         unique = {target.digest: target for target in targets}
         rows = {digest: _arrays(target, width) for digest, target in unique.items()}
-        stacked = [np.stack(parts) for parts in zip(*(rows[t.digest] for t in targets), strict=True)]
-        tensors = [torch.as_tensor(part, dtype=dtype, device=device) for part in stacked]
-        df = None if targets[0].df is None else [[[target.df]] for target in targets]
-        return cls(*tensors, df=None if df is None else torch.tensor(df, dtype=dtype, device=device))
+        parts = {}
+        for name in rows[targets[0].digest]:
+            stacked = np.stack([rows[target.digest][name] for target in targets])
+            parts[name] = torch.as_tensor(stacked, dtype=dtype, device=device)
+        df = None
+        if targets[0].df is not None:
+            df = torch.tensor([[[target.df]] for target in targets], dtype=dtype, device=device)
+        return cls(**parts, df=df)
 
     @property
     def dim(self) -> int:
@@ -174,7 +177,7 @@ class _LogProb(torch.autograd.Function):
         return grad.unsqueeze(1) * score, None
 
 
-def _arrays(target: Mixture, width: int) -> tuple[np.ndarray, ...]:
+def _arrays(target: Mixture, width: int) -> dict[str, np.ndarray]:
     """The tensors of one mixture, in float64, padded to ``width`` components."""
     m, d = target.modes, target.dim
     pad = width - m
@@ -189,15 +192,15 @@ def _arrays(target: Mixture, width: int) -> tuple[np.ndarray, ...]:
     offset = -np.einsum("kij,kj->ik", inverse, means)
     offset[:, m:] = FAR
     columns = tril.transpose(1, 2, 0).reshape(d, d * width)
-    return (
-        log_scale[:, None],
-        whiten,
-        offset.reshape(d * width, 1),
-        center[:, None],
-        log_weights[:, None],
-        means.T.copy(),
-        columns,
-    )
+    return {
+        "log_scale": log_scale[:, None],
+        "whiten": whiten,
+        "offset": offset.reshape(d * width, 1),
+        "center": center[:, None],
+        "log_weights": log_weights[:, None],
+        "means": means.T.copy(),
+        "tril": columns,
+    }
 
 
 def _log_normaliser(dim: int, df: float | None) -> float:

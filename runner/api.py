@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     from runner.tracking.request import ExportReport
 
 
-def load_sweep(
-    sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None
-) -> Sweep:
+def load_sweep(sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None) -> Sweep:
     """Read a sweep: the name of a shipped one, or the path of a YAML file.
 
     Args:
@@ -143,9 +141,7 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             for name, info in experiment.params.model_fields.items()
         ]
     if kind == "metrics":
-        seen = {
-            metric.name: (metric, experiment) for experiment in experiments for metric in experiment.metrics
-        }
+        seen = {metric.name: (metric, experiment) for experiment in experiments for metric in experiment.metrics}
         return ("metric", "unit", "better", "meaning"), [
             (metric.name, metric.unit, metric.better or "", metric.meaning) for metric, _ in seen.values()
         ]

@@ -71,9 +71,7 @@ Seeds = Annotated[int | None, typer.Option(help="How many seeds, in place of the
 Executor = Annotated[ExecutorName, typer.Option(help="As Ray Tune trials, or in this process.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Batches at a time. [default: the number of cores]")]
 Address = Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or HOST:PORT.")]
-CellsPerBatch = Annotated[
-    int | None, typer.Option(min=1, help="In place of a number chosen from workers and memory.")
-]
+CellsPerBatch = Annotated[int | None, typer.Option(min=1, help="In place of a number chosen from workers and memory.")]
 Tracking = Annotated[
     str | None,
     typer.Option(
@@ -132,9 +130,7 @@ def run(
         command=_command(),
     )
     console = Console()
-    report = api.run(
-        api.load_sweep(sweep, set_ or (), seeds), options, Silent() if json_ else Terminal(console)
-    )
+    report = api.run(api.load_sweep(sweep, set_ or (), seeds), options, Silent() if json_ else Terminal(console))
     if json_:
         print(json.dumps(api.report_json(report)))
     else:
@@ -268,9 +264,7 @@ def export(
             None if mlflow is None else mlflow.value,
             lambda n, m: line.update(f"exporting {n:,} of {m:,}"),
         )
-    console.print(
-        f"{report.cells:,} cells are in MLflow, {report.written:,} runs written now.", highlight=False
-    )
+    console.print(f"{report.cells:,} cells are in MLflow, {report.written:,} runs written now.", highlight=False)
     for problem in report.problems:
         console.print(problem, style="yellow", highlight=False)
 

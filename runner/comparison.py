@@ -157,9 +157,7 @@ def _comparison(part: _Part, limit: int) -> Comparison:
     for name in measures:
         mean, _, low, high = statistics(by_seed[name].to_numpy(), codes, everything, len(first))
         rows[name], rows[f"{name}_half"] = mean, (high - low) / 2
-    return Comparison(
-        part.experiment, part.axes, part.measures, rows.head(limit), _notes(part, len(rows) - limit)
-    )
+    return Comparison(part.experiment, part.axes, part.measures, rows.head(limit), _notes(part, len(rows) - limit))
 
 
 def _notes(part: _Part, left_out: int) -> tuple[str, ...]:

@@ -43,9 +43,7 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str
         )
     done = ", ".join(f"{count:,} {status}" for status, count in sorted(plan.done.items())) or "none"
     lines: list[RenderableType] = [
-        Text(
-            f"{plan.sweep.name}: {len(plan.cells):,} cells, {len(plan.todo):,} to run (done: {done})", "bold"
-        )
+        Text(f"{plan.sweep.name}: {len(plan.cells):,} cells, {len(plan.todo):,} to run (done: {done})", "bold")
     ]
     if plan.sweep.question:
         lines.append(Text(" ".join(plan.sweep.question.split()), "italic"))
@@ -80,9 +78,7 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int) -> dict[str, A
         "batches": len(batches),
         "workers": workers,
         "estimated_seconds": round(makespan(batches, workers), 1) if batches else 0.0,
-        "grids": [
-            {"experiment": g.grid.experiment, "cells": len(g.cells), "todo": len(g.todo)} for g in plan.grids
-        ],
+        "grids": [{"experiment": g.grid.experiment, "cells": len(g.cells), "todo": len(g.todo)} for g in plan.grids],
         "first_cells": [
             {"cell_id": c.id, "experiment": c.experiment, "seed": c.seed, **c.params.model_dump(mode="json")}
             for c in plan.todo[:FIRST_CELLS]
@@ -98,9 +94,7 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
         Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")
     ]
     not_ok = counts.diverged + counts.failed + counts.timeout
-    lines.append(
-        Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else ""))
-    )
+    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else "")))
     if report.stopped:
         lines.append(Text(f"Stopped early; to continue: {report.command}", "bold"))
     elif not_ok:

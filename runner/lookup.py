@@ -69,12 +69,7 @@ def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
         StoreError: no sweep has such a cell, or several cells' ids begin so.
     """
     folders = sorted(path.parent for path in Path(results).glob("*/records"))
-    found = [
-        (folder, id_)
-        for folder in folders
-        for id_ in read_status(folder)
-        if cell_id and id_.startswith(cell_id)
-    ]
+    found = [(folder, id_) for folder in folders for id_ in read_status(folder) if cell_id and id_.startswith(cell_id)]
     if not found:
         held = ", ".join(folder.name for folder in folders) or "no sweep"
         raise StoreError(

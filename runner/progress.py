@@ -147,9 +147,7 @@ def _line(tally: Tally) -> str:
     if tally.first_result is None:
         parts.append(f"starting workers, {duration(time.monotonic() - tally.started)}")
     else:
-        parts.append(
-            f"{tally.rate():,.0f} cells/s" if tally.rate() >= 1 else f"{tally.rate() * 60:.1f} cells/min"
-        )
+        parts.append(f"{tally.rate():,.0f} cells/s" if tally.rate() >= 1 else f"{tally.rate() * 60:.1f} cells/min")
     eta = tally.eta()
     if eta is not None:
         parts.append(f"{duration(eta)} left")

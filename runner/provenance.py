@@ -89,9 +89,7 @@ def code_version() -> str:
     state = git_state(here.parent) if tracked else None
     if state is None:
         return version()
-    return (
-        f"{version()}{'.' if '+' in version() else '+'}g{state.commit[:7]}{'.dirty' if state.dirty else ''}"
-    )
+    return f"{version()}{'.' if '+' in version() else '+'}g{state.commit[:7]}{'.dirty' if state.dirty else ''}"
 
 
 def git_state(folder: Path) -> Git | None:

@@ -91,9 +91,7 @@ def schema(experiment: Experiment) -> pa.Schema:
     names = [f.name for f in fields]
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
-        raise ValueError(
-            f"experiment '{experiment.name}' uses a column name that is taken: {', '.join(twice)}"
-        )
+        raise ValueError(f"experiment '{experiment.name}' uses a column name that is taken: {', '.join(twice)}")
     about = {"version": str(experiment.version), "objective": experiment.objective}
     return pa.schema(fields, metadata={"experiment": experiment.name, **about})
 
@@ -233,9 +231,7 @@ def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _refuse_undeclared(
-    experiment: Experiment, outcomes: Sequence[Outcome | Failure], roles: Mapping[str, str]
-) -> None:
+def _refuse_undeclared(experiment: Experiment, outcomes: Sequence[Outcome | Failure], roles: Mapping[str, str]) -> None:
     reported = {(name, "metric") for o in outcomes for name in o.metrics}
     reported |= {(name, "label") for o in outcomes for name in o.labels}
     unknown = sorted(f"{role} '{name}'" for name, role in reported if roles.get(name) != role)

@@ -83,9 +83,7 @@ class _Clock:
             self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - started
 
 
-def run(
-    sweep: Sweep, catalogue: Catalogue, options: Options | None = None, listener: Listener | None = None
-) -> Report:
+def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, listener: Listener | None = None) -> Report:
     """Run every cell of a sweep that has no record yet, and make its tables.
 
     Batches may finish in any order; each becomes one shard, whole or not at all, before it counts. Ctrl-C
@@ -154,9 +152,7 @@ def _opened(catalogue: Catalogue, context: Context, options: Options) -> Executo
     )
 
 
-def _follow(
-    folder: Path, plan: Plan, origin: Provenance, options: Options, listener: Listener
-) -> Follower | None:
+def _follow(folder: Path, plan: Plan, origin: Provenance, options: Options, listener: Listener) -> Follower | None:
     """Start the process that exports to MLflow beside the sweep, so that the fits never wait for it."""
     mode, notice = choose_mode(options.mlflow, len(plan.cells))
     if notice:
@@ -219,9 +215,7 @@ def _first_failure(result: BatchResult, options: Options) -> str:
     table = result.table
     row = next(i for i, status in enumerate(table["status"].to_pylist()) if status != "ok")
     cell = result.batch.cells[row]
-    given = ", ".join(
-        f"{name}={value}" for name, value in cell.params.model_dump(exclude_defaults=True).items()
-    )
+    given = ", ".join(f"{name}={value}" for name, value in cell.params.model_dump(exclude_defaults=True).items())
     error = (table["error"][row].as_py() or "no reason given").splitlines()[0]
     return (
         f"First cell that is not ok: {cell.id} {table['status'][row].as_py()}: {error}\n"

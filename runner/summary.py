@@ -54,9 +54,7 @@ def summarise(cells: pa.Table) -> pa.Table:
             columns.append((f, cells[f.name].take(pa.array(first))))
     for name, meaning in COUNTS.items():
         chosen = codes if name == "n" else codes[status == name.removeprefix("n_")]
-        columns.append(
-            (_field(name, pa.int64(), "count", meaning), np.bincount(chosen, minlength=len(first)))
-        )
+        columns.append((_field(name, pa.int64(), "count", meaning), np.bincount(chosen, minlength=len(first))))
     for f in cells.schema:
         if _role(f) == "label":
             columns.append((f, _labels(cells[f.name].to_pandas(), codes, ok, len(first))))
@@ -210,7 +208,5 @@ def _role(field: pa.Field) -> str:
 
 
 def _table(columns: Sequence[tuple[pa.Field, Any]], metadata: Any) -> pa.Table:
-    arrays = [
-        column if isinstance(column, pa.ChunkedArray) else pa.array(column, f.type) for f, column in columns
-    ]
+    arrays = [column if isinstance(column, pa.ChunkedArray) else pa.array(column, f.type) for f, column in columns]
     return pa.table(arrays, schema=pa.schema([f for f, _ in columns], metadata=metadata))

@@ -14,9 +14,7 @@ from benchmarks import measure
 Row = Mapping[str, object]
 
 
-def main(
-    about: str | None, run: Callable[[argparse.Namespace], Sequence[Row]], *, reuse_actors: bool = False
-) -> None:
+def main(about: str | None, run: Callable[[argparse.Namespace], Sequence[Row]], *, reuse_actors: bool = False) -> None:
     """Run the fits that the command line asks for, and print what they cost: one line of JSON.
 
     ``wall`` and ``cpu`` are seconds of the whole program, imports and the end of its daemons included;
@@ -53,9 +51,7 @@ def parse(about: str | None, reuse_actors: bool) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=positive, default=8, help="how many fits of the grid to run [8]")
     parser.add_argument("--kind", choices=("kl", "vae"), default="kl", help="what to fit [kl]")
-    parser.add_argument(
-        "--workers", type=positive, default=os.cpu_count(), help="processes, where there are any"
-    )
+    parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes, where there are any")
     parser.add_argument("--out", type=Path, help="write the results to this parquet file")
     if reuse_actors:
         parser.add_argument("--reuse-actors", action="store_true", help="keep the workers between trials")

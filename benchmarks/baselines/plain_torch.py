@@ -184,9 +184,7 @@ def compare(p: MixtureSameFamily, from_q: Tensor, log_q: Callable[[Tensor], Tens
     shannon += 0.5 * (q_at_q - torch.logaddexp(p_at_q, q_at_q) - half).mean()
 
     components = p.component_distribution.base_dist
-    near_p, near_q = (
-        ((x[:, None] - components.loc) / components.scale).square().sum(-1) for x in (from_p, from_q)
-    )
+    near_p, near_q = (((x[:, None] - components.loc) / components.scale).square().sum(-1) for x in (from_p, from_q))
     # The 99 % ellipse of a mode; the quantile of chi-square is closed in two dimensions.
     radius = {1: 2.5758**2, 2: -2 * math.log(0.01)}[from_p.shape[1]]
     captured = (near_q < radius).float().mean(0) >= 0.1 * (near_p < radius).float().mean(0)

@@ -52,16 +52,12 @@ def tune_fits(options: argparse.Namespace, folder: Path) -> list[dict[str, objec
             train,
             param_space={"kind": options.kind, "fit": tune.grid_search(GRIDS[options.kind](options.fits))},
             tune_config=tune.TuneConfig(reuse_actors=options.reuse_actors),
-            run_config=tune.RunConfig(
-                name="fits", storage_path=str(folder / "results"), callbacks=[mlflow], verbose=0
-            ),
+            run_config=tune.RunConfig(name="fits", storage_path=str(folder / "results"), callbacks=[mlflow], verbose=0),
         ).fit()
     finally:
         ray.shutdown()
     if trials.num_errors:
-        raise RuntimeError(
-            f"{trials.num_errors} of {len(trials)} trials failed; the first: {trials.errors[0]}"
-        )
+        raise RuntimeError(f"{trials.num_errors} of {len(trials)} trials failed; the first: {trials.errors[0]}")
     return [{**trial.config["fit"], **trial.metrics} for trial in trials]
 
 

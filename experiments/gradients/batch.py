@@ -15,6 +15,7 @@ from experiments.gradients import METRICS
 from experiments.gradients.estimators import ESTIMATORS, Estimator, gradient
 from experiments.gradients.exact import ExactGradient, Point, exact_gradient
 from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Mixture
 
 STACK = 32  # stacks are of this size: vectorised loops then leave no remainder, whose last bits would differ
 NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
@@ -38,7 +39,7 @@ def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
     for k, (cell, point) in enumerate(zip(cells, points, strict=True)):
         exact = exact_gradient(point)
         known = _known(cell, estimator, exact)
-        measured = {name: math.nan for name in MEASURED}
+        measured = dict.fromkeys(MEASURED, math.nan)
         if gradients is not None:
             measured = statistics(gradients[k].double().numpy(), exact, cell.target.dim, cell.params.samples)
         outcomes.append(_outcome(known | measured | {"has_gradient": float(gradients is not None)}, exact))
@@ -55,6 +56,7 @@ def _outcome(metrics: dict[str, float], exact: ExactGradient) -> Outcome:
 
 def _point(cell: Cell) -> Point:
     params = cell.params
+    assert isinstance(cell.target, Mixture)
     isotropic = params.family == "gaussian_isotropic"
     return Point(cell.target.digest, isotropic, params.offset, params.width, cell.target)
 
@@ -64,17 +66,16 @@ def _gradients(cells: Sequence[Cell], estimator: Estimator, device: str) -> Tens
     params, dim = cells[0].params, cells[0].target.dim
     dtype = getattr(torch, params.dtype)
     points = [_point(cell) for cell in cells]
-    framed = {point: point.standardised for point in points}
+    framed = {point: point.framed for point in points}
     target = StackedMixture.stack([framed[point] for point in points], dtype, device)
-    loc, log_scale = (
-        torch.tensor(np.stack(parts), dtype=dtype, device=device)
-        for parts in ([point.loc for point in points], [point.log_scale for point in points])
-    )
+    loc = torch.zeros(len(points), dim, dtype=dtype, device=device)
+    log_scale = torch.tensor(np.stack([p.log_scale for p in points]), dtype=dtype, device=device)
     hot = STACK * loc.element_size() * params.samples * (dim + 2) * target.components
+    step = max(1, PART_BYTES // hot)
     parts = []
     for block in _noise(dim, params.samples, params.repeats, [cell.seed for cell in cells], loc):
-        for noise in block.split(max(1, PART_BYTES // hot), dim=2):
-            part = gradient(estimator, target, loc, log_scale, noise)
+        for start in range(0, block.shape[2], step):
+            part = gradient(estimator, target, loc, log_scale, block[:, :, start : start + step])
             if part is None:
                 return None
             parts.append(part.cpu())
@@ -110,7 +111,11 @@ def statistics(gradients: np.ndarray, exact: ExactGradient, dim: int, samples: i
     with np.errstate(all="ignore"):  # gradients that left the finite numbers are reported as such
         mean = gradients.mean(axis=1)
         deviations = (gradients - mean[:, None]) ** 2 * (repeats / (repeats - 1))
-        parts = {"variance_loc": deviations[:dim], "variance_log_scale": deviations[dim:], "variance": deviations}
+        parts = {
+            "variance_loc": deviations[:dim],
+            "variance_log_scale": deviations[dim:],
+            "variance": deviations,
+        }
         squares = {name: part.sum(axis=0) for name, part in parts.items()}
         squares["mean_squared_error"] = ((gradients - exact.value[:, None]) ** 2).sum(axis=0)
         squares["slope_loc"], squares["slope_log_scale"] = _slopes(gradients, dim)

@@ -1,4 +1,4 @@
-r"""Estimators of the gradient of KL(Q || P): each a surrogate loss, whose gradient by autograd is the estimate.
+r"""Estimators of the gradient of KL(Q || P): each a loss whose gradient by autograd is the estimate.
 
 Q is :math:`N(loc, diag(scale^2))`, and :math:`f(x) = \log q(x) - \log p(x)`, so that KL(Q || P) = E_Q f.
 A survey: Mohamed et al. 2020, https://jmlr.org/papers/v21/19-346.html.
@@ -18,7 +18,7 @@ from experiments.stacked_mixture import StackedMixture
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """K stacked Gaussians without correlation, each R times: every repeat has parameters, and so a gradient, of its own.
+    """K stacked Gaussians without correlation, each R times, so that every repeat has a gradient of its own.
 
     Args:
         loc: ``(K, D, R)``.
@@ -33,7 +33,7 @@ class DiagonalGaussian:
         return torch.addcmul(self.loc.unsqueeze(3), self.log_scale.exp().unsqueeze(3), noise)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """The same numbers without a path to the parameters, as ``torch.distributions`` draws in ``sample``."""
+        """The same numbers without a path to the parameters, as in ``sample`` of ``torch.distributions``."""
         with torch.no_grad():
             return self.rsample(noise)
 
@@ -88,7 +88,7 @@ def score_function(target: StackedMixture, q: DiagonalGaussian, noise: Tensor) -
 
 
 def score_function_baseline(target: StackedMixture, q: DiagonalGaussian, noise: Tensor) -> Tensor:
-    r"""REINFORCE where each value is compared with the mean of the other N - 1: without bias, for N of 2 and more.
+    r"""REINFORCE where each value is compared with the mean of the other N - 1: still without bias.
 
     .. math:: \Big(f(x_i) - \frac{1}{N - 1} \sum_{j \ne i} f(x_j)\Big) \nabla \log q(x_i)
 
@@ -152,6 +152,8 @@ def gradient(
     """One gradient for each repeat, ``(K, D + S, R)``, loc's components first; None where autograd has none.
 
     Args:
+        estimator: one of ``ESTIMATORS``.
+        target: the K targets.
         loc: ``(K, D)``.
         log_scale: ``(K, S)``, where S is D, or 1 where one width serves all dimensions.
         noise: standard normal, ``(K, D, R, N)``.

@@ -9,7 +9,7 @@ import torch
 
 from experiments.experiment import Cell, Outcome
 from experiments.kl_fit.divergences import DIVERGENCES, StackedTarget
-from experiments.kl_fit.families import Gaussian, Shape
+from experiments.kl_fit.families import SHAPES, Gaussian
 from experiments.kl_fit.fit import Fit, fit
 from experiments.kl_fit.judge import Gaussians, Judgement, judge
 from experiments.kl_fit.points import StackedPoints
@@ -19,12 +19,6 @@ from experiments.targets import Mixture, Points
 
 STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
 SLICE_BYTES = 4 << 20  # of a step's largest tensors: beyond the cache each pass costs two to three times as much
-
-_SHAPES: dict[str, Shape] = {
-    "gaussian_isotropic": "isotropic",
-    "gaussian_diagonal": "diagonal",
-    "gaussian_full": "full",
-}
 
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -82,14 +76,15 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgemen
 
 def _fit(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
     params, target = cells[0].params, cells[0].target
-    family = Gaussian(_SHAPES[params.family], target.dim)
+    family = Gaussian(SHAPES[params.family], target.dim)
     dtype = getattr(torch, params.dtype)
-    frames = {cell.target.digest: Frame.of(cell.target, family.shape == "isotropic") for cell in cells}
+    frames = {cell.target.digest: Frame.of(cell.target, family.shape) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
     starts = []
     for cell in cells:
         mean, covariance = initial(cell.target, cell.params, cell.seed)
-        starts.append(family.project(*frames[cell.target.digest].gaussian(mean, covariance)))
+        frame = frames[cell.target.digest]
+        starts.append(family.project(frame.points(mean[None])[0], frame.covariance(covariance)))
     fitted = fit(
         stacked,
         family,
@@ -103,17 +98,15 @@ def _fit(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
     )
     loc, tril = (part.cpu().numpy() for part in family.moments(fitted.theta.double()))
     center = np.stack([frames[cell.target.digest].center for cell in cells])
-    scale = np.stack([frames[cell.target.digest].scale for cell in cells])
-    return fitted, Gaussians(center + scale * loc, scale[:, :, None] * tril)
+    factor = np.stack([frames[cell.target.digest].factor for cell in cells])
+    return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
 
 
-def _stack(
-    cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str
-) -> StackedTarget:
+def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str) -> StackedTarget:
     """The targets in their frames; cells of one target share what is made for it."""
     targets = {cell.target.digest: cell.target for cell in cells}
     if isinstance(cells[0].target, Points):
-        points = {digest: frames[digest].points(target) for digest, target in targets.items()}
+        points = {digest: frames[digest].points(target.values) for digest, target in targets.items()}
         return StackedPoints.stack([points[cell.target.digest] for cell in cells], dtype, device)
     framed = {digest: frames[digest].mixture(target) for digest, target in targets.items()}
     return StackedMixture.stack([framed[cell.target.digest] for cell in cells], dtype, device)

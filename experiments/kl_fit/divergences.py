@@ -50,9 +50,7 @@ class ForwardKL:
 
     samples_target: bool = True
 
-    def loss(
-        self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool
-    ) -> Tensor:
+    def loss(self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
         """``(K,)``; up to the target's entropy, which training does not need, unless ``whole``."""
         assert noise.uniform is not None
         x = target.sample(noise.uniform, noise.normal, noise.gamma)
@@ -73,9 +71,7 @@ class ReverseKL:
 
     samples_target: bool = False
 
-    def loss(
-        self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool
-    ) -> Tensor:
+    def loss(self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
         """``(K,)``, always whole."""
         assert target.log_prob is not None
         log_p = target.log_prob(family.rsample(theta, noise.normal))

@@ -13,6 +13,13 @@ from torch import Tensor
 
 Shape = Literal["isotropic", "diagonal", "full"]
 
+SHAPES: dict[str, Shape] = {
+    "gaussian_isotropic": "isotropic",
+    "gaussian_diagonal": "diagonal",
+    "gaussian_full": "full",
+}
+"""By the name that a sweep file gives the family."""
+
 
 @dataclass(frozen=True)
 class Gaussian:

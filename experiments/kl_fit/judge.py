@@ -13,6 +13,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.experiment import Cell
+from experiments.kl_fit.families import SHAPES
 from experiments.kl_fit.start import Frame
 from experiments.metrics.density import MASS, Evaluation, Measure, evaluate
 from experiments.metrics.neighbours import MOST_POINTS, precision_recall, standard_error
@@ -77,9 +78,7 @@ def judge(cells: Sequence[Cell], q: Gaussians, device: str) -> list[Judgement]:
     return judged
 
 
-def _by_quadrature(
-    cells: Sequence[Cell], q: Gaussians, device: str
-) -> tuple[list[Evaluation], np.ndarray]:
+def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
     targets = [cell.target for cell in cells]
     of_p, of_q, level = quadrature(targets, q.mean[:, 0], q.tril[:, 0, 0], device)
     level_q = torch.as_tensor(q.level, device=device)
@@ -136,7 +135,7 @@ def _generators(cells: Sequence[Cell], device: str) -> list[torch.Generator]:
 
 def _by_neighbours(cell: Cell, q: Gaussians) -> Judgement:
     points = cell.target.values
-    frame = Frame.of(cell.target, isotropic=False)
+    frame = Frame.of(cell.target, "diagonal")
     (generator,) = randomness.generators([cell.seed], "evaluation")
     y = np.linalg.solve(q.tril[0], (points - q.mean[0]).T)
     losses = 0.5 * (y**2).sum(axis=0) + q.log_det[0] + 0.5 * q.dim * math.log(2 * math.pi)
@@ -147,8 +146,7 @@ def _by_neighbours(cell: Cell, q: Gaussians) -> Judgement:
     normal = torch.randn(q.dim, max(n, KEPT_SAMPLES), generator=generator, dtype=torch.float64).numpy()
     samples = q.sample(normal)[0].T
     # Columns in seconds and in metres must weigh alike: distances are taken between standardised points.
-    framed = [(values - frame.center) / frame.scale for values in (kept, samples[:n])]
-    precision, recall = precision_recall(*framed)
+    precision, recall = precision_recall(frame.points(kept), frame.points(samples[:n]))
     cross_entropy = float(losses.mean())
     error = float(losses.std() / math.sqrt(len(points)))
     metrics = {
@@ -161,6 +159,5 @@ def _by_neighbours(cell: Cell, q: Gaussians) -> Judgement:
         "cross_entropy": cross_entropy,
         "cross_entropy_se": error,
     }
-    isotropic = cell.params.family == "gaussian_isotropic"
-    offset = float(np.log(Frame.of(cell.target, isotropic).scale).sum())
+    offset = Frame.of(cell.target, SHAPES[cell.params.family]).log_det
     return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, loss_offset=offset)

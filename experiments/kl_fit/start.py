@@ -7,8 +7,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import linalg
 
 from experiments import randomness
+from experiments.kl_fit.families import Shape
 from experiments.targets import Mixture, Points, Target
 
 
@@ -23,34 +25,43 @@ class Start(Protocol):
 
 @dataclass(frozen=True)
 class Frame:
-    """Coordinates ``(x - center) / scale`` in which the target has mean zero and unit deviations.
+    """Coordinates ``C^{-1} (x - center)`` in which the target has mean zero and unit covariance.
 
-    Minutes and metres, rings of radius 1 and of 1000, then converge at one learning rate. The isotropic family
-    gets one scale for all dimensions, so that its optimum stays where it was.
+    Minutes and metres, rings of radius 1 and of 1000, then converge at one learning rate. ``C`` is what maps the
+    family onto itself, so that its optimum stays where it was: the covariance's Cholesky factor for full
+    covariances, the standard deviations for diagonal ones, one number for isotropic ones.
     """
 
     center: np.ndarray
-    scale: np.ndarray
+    factor: np.ndarray
 
     @classmethod
-    def of(cls, target: Target, isotropic: bool) -> Frame:
+    def of(cls, target: Target, shape: Shape) -> Frame:
         mean, covariance = moments(target)
+        if shape == "full":
+            return cls(mean, np.linalg.cholesky(covariance))
         variance = np.diag(covariance)
-        scale = np.full_like(variance, variance.mean()) if isotropic else variance
-        return cls(mean, np.sqrt(scale))
+        if shape == "isotropic":
+            variance = np.full_like(variance, variance.mean())
+        return cls(mean, np.diag(np.sqrt(variance)))
+
+    @property
+    def log_det(self) -> float:
+        """What log-densities in the frame exceed those in the target's own units by."""
+        return float(np.log(np.diag(self.factor)).sum())
+
+    def points(self, x: np.ndarray) -> np.ndarray:
+        """``(n, D)`` into the frame."""
+        return np.asarray(linalg.solve_triangular(self.factor, (x - self.center).T, lower=True).T)
+
+    def covariance(self, covariance: np.ndarray) -> np.ndarray:
+        """``(D, D)`` into the frame."""
+        inverse = linalg.solve_triangular(self.factor, np.eye(len(self.center)), lower=True)
+        return np.asarray(inverse @ covariance @ inverse.T)
 
     def mixture(self, target: Mixture) -> Mixture:
-        return replace(
-            target,
-            means=(target.means - self.center) / self.scale,
-            covariances=target.covariances / np.outer(self.scale, self.scale),
-        )
-
-    def points(self, target: Points) -> np.ndarray:
-        return np.asarray((target.values - self.center) / self.scale)
-
-    def gaussian(self, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return (mean - self.center) / self.scale, covariance / np.outer(self.scale, self.scale)
+        covariances = np.stack([self.covariance(covariance) for covariance in target.covariances])
+        return replace(target, means=self.points(target.means), covariances=covariances)
 
 
 def moments(target: Target) -> tuple[np.ndarray, np.ndarray]:

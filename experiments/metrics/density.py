@@ -105,9 +105,7 @@ def evaluate(
     return [_cell(k, target, table, rows) for k, target in enumerate(targets)]
 
 
-def _pointwise(
-    of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None
-) -> dict[str, Estimate]:
+def _pointwise(of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
     """Metrics that are expectations of a function of x."""
     log_half = [math.log(2) + torch.nn.functional.logsigmoid(f) for f in (of_p.f, -of_q.f)]
     return {
@@ -190,9 +188,7 @@ def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
     return counts.distance / counts.mass - center.square().sum(dim=1)
 
 
-def _cell(
-    k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray]
-) -> Evaluation:
+def _cell(k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray]) -> Evaluation:
     """One cell's numbers, without the padding of its modes."""
     m = target.modes
     mine = {name: column[k, :m] for name, column in modes.items()}

@@ -79,12 +79,10 @@ def _first_level(target: Mixture, grid: np.ndarray, on_grid: np.ndarray, mass: f
     middle = 0.5 * (on_grid[1:] + on_grid[:-1])
     order = np.argsort(-middle)
     filled = np.cumsum(np.diff(_cdf(target, grid))[order])
-    return float(middle[order[min(np.searchsorted(filled, mass), len(order) - 1)]])
+    return float(middle[order[min(int(np.searchsorted(filled, mass)), len(order) - 1)]])
 
 
-def _ends(
-    target: Mixture, grid: np.ndarray, on_grid: np.ndarray, level: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _ends(target: Mixture, grid: np.ndarray, on_grid: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Where the log-density crosses a level, in order: up, down, up, down, ...; and how steeply."""
     above = on_grid >= level
     left = np.flatnonzero(above[1:] != above[:-1])

@@ -31,9 +31,7 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
     allowed = FILE_KEYS if "file" in definition else MIXTURE_KEYS
     for key in definition:
         if key not in allowed:
-            raise ValueError(
-                f"'{key}' is not a key of a target.{nearest(key, allowed)} Keys: {', '.join(allowed)}."
-            )
+            raise ValueError(f"'{key}' is not a key of a target.{nearest(key, allowed)} Keys: {', '.join(allowed)}.")
     words = {key: _text(definition, key) for key in ("unit", "about")}
     if "file" in definition:
         file = _text(definition, "file")
@@ -85,18 +83,14 @@ def _check_covariances(covariances: np.ndarray) -> None:
             raise ValueError(f"covariances[{index}] is not symmetric")
         lowest, highest = np.linalg.eigvalsh(matrix)[[0, -1]]
         if not lowest > 1e-12 * highest:
-            raise ValueError(
-                f"covariances[{index}] is not positive definite: its eigenvalues go down to {lowest:.3g}"
-            )
+            raise ValueError(f"covariances[{index}] is not positive definite: its eigenvalues go down to {lowest:.3g}")
 
 
 def _df(value: Any) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
-        raise ValueError(
-            f"df, the degrees of freedom, must be a positive number, got {value!r}; Gaussians have none"
-        )
+        raise ValueError(f"df, the degrees of freedom, must be a positive number, got {value!r}; Gaussians have none")
     return float(value)
 
 

@@ -68,9 +68,7 @@ def _gmm40() -> Mixture:
     raw = np.random.RandomState(0).randint(0, 2**32, 80, dtype=np.uint32)
     uniform = (raw & (2**24 - 1)) / 2**24
     means = ((uniform - 0.5) * 80).reshape(40, 2)
-    about = (
-        "FAB's 40 Gaussians, some overlapping, on a square of side 80 (Midgley et al. 2023, arXiv 2208.01893)"
-    )
+    about = "FAB's 40 Gaussians, some overlapping, on a square of side 80 (Midgley et al. 2023, arXiv 2208.01893)"
     return _round(means, math.log1p(math.e), about)
 
 
@@ -95,9 +93,7 @@ def _star(arms: int) -> Mixture:
 _GRID = np.array([[x, y] for x in (-4.0, -2.0, 0.0, 2.0, 4.0) for y in (-4.0, -2.0, 0.0, 2.0, 4.0)])
 
 # GMMVI's own rotation turns clockwise.
-_GMMVI = np.stack(
-    [_turned(-math.pi / 4, [0.5, 1]), _turned(math.pi / 4, [0.5, 1]), _turned(math.pi / 2, [1, 2])]
-)
+_GMMVI = np.stack([_turned(-math.pi / 4, [0.5, 1]), _turned(math.pi / 4, [0.5, 1]), _turned(math.pi / 2, [1, 2])])
 
 _MIXTURES: Mapping[str, Mixture] = {
     "unimodal": _line([1], [0], [1], "the standard normal: every divergence should fit it exactly"),
@@ -143,9 +139,7 @@ _MIXTURES: Mapping[str, Mixture] = {
         2 / 3 * math.sin(math.pi / 8),
         "8 modes on a circle that touch (Stimper et al. 2023, normflows)",
     ),
-    "grid25": _round(
-        _GRID, 0.05, "25 needles on a square lattice (Srivastava et al. 2017, VEEGAN, arXiv 1705.07761)"
-    ),
+    "grid25": _round(_GRID, 0.05, "25 needles on a square lattice (Srivastava et al. 2017, VEEGAN, arXiv 1705.07761)"),
     "gmm40": _gmm40(),
     "mog10": _mog10(),
     "gmmvi_simple": _mixture(

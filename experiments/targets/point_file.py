@@ -127,13 +127,9 @@ def _read_npy(path: Path) -> dict[str, Any]:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path.name} cannot be read as an npy array: {str(error).splitlines()[0]}"
-        ) from None
+        raise ValueError(f"{path.name} cannot be read as an npy array: {str(error).splitlines()[0]}") from None
     if array.ndim not in (1, 2):
-        raise ValueError(
-            f"{path.name}: expected an array of (points, columns), found {array.ndim} dimensions"
-        )
+        raise ValueError(f"{path.name}: expected an array of (points, columns), found {array.ndim} dimensions")
     return {str(index): column for index, column in enumerate(np.atleast_2d(array.T))}
 
 

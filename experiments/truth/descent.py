@@ -1,4 +1,4 @@
-"""Many minimisations at once: BFGS in each Gaussian's own coordinates, where a unit step is one of its widths."""
+"""Many minimisations at once: BFGS in each Gaussian's own coordinates, where a unit step is its width."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 
 from experiments.truth.objective import Objective, Stack, move
 
-ITERATIONS = 300
-FLAT = 1e-8  # largest gradient, per standard deviation, that counts as zero
+ITERATIONS = 200
 LONGEST = 0.5  # step in a mean's widths and in a width's logarithm: longer ones would leap into other basins
-HALVINGS = 30
+HALVINGS = 20
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,11 @@ class Descended:
     slope: np.ndarray
 
 
-def descend(objective: Objective, q: Stack, flat: float = FLAT) -> Descended:
-    """Local minima that S Gaussians lead to. Nocedal and Wright 2006, chapter 6, with the metric of Fisher to start."""
+def descend(objective: Objective, q: Stack, flat: float) -> Descended:
+    """Local minima that S Gaussians lead to, where no gradient, per standard deviation, is above ``flat``.
+
+    Nocedal and Wright 2006, chapter 6; the Fisher information is the first metric.
+    """
     mean, tril = (part.copy() for part in q)
     value, gradient = objective((mean, tril))
     start = np.diag(_inverse_fisher(objective.directions, mean.shape[1]))
@@ -37,7 +39,7 @@ def descend(objective: Objective, q: Stack, flat: float = FLAT) -> Descended:
         step = _step(inverse[a], gradient[a], start)
         moved, found, slope, taken = _search(objective, (mean[a], tril[a]), step, value[a], gradient[a])
         stuck = taken == 0
-        # A step that led nowhere: once more along the plain metric, and if that was it already, this is the end.
+        # A step that led nowhere: once more along the plain metric; if that was it already, it is the end.
         plain = (inverse[a] == start).all(axis=(1, 2))
         inverse[a] = _update(inverse[a], taken[:, None] * step, slope - gradient[a], start)
         inverse[a[stuck]] = start
@@ -78,7 +80,12 @@ def _search(
             (np.abs(found - value[todo]) <= slack) & gentler
         )
         done = todo[good]
-        mean[done], tril[done], best[done], slope[done] = trial[0][good], trial[1][good], found[good], new_slope[good]
+        mean[done], tril[done], best[done], slope[done] = (
+            trial[0][good],
+            trial[1][good],
+            found[good],
+            new_slope[good],
+        )
         taken[done] = share
         todo, share = todo[~good], 0.5 * share
         if not len(todo):
@@ -99,7 +106,7 @@ def _update(inverse: np.ndarray, step: np.ndarray, change: np.ndarray, start: np
 
 
 def lowest_curvature(objective: Objective, q: Stack, width: float = 1e-3) -> tuple[np.ndarray, np.ndarray]:
-    """Least eigenvalue of the Hessian ``(S,)`` and its direction ``(S, D + P)``: below zero, q is a saddle."""
+    """Least eigenvalue of the Hessian ``(S,)`` and its direction ``(S, D + P)``: below zero, a saddle."""
     s, size = len(q[0]), q[0].shape[1] + len(objective.directions)
     steps = np.concatenate([width * np.eye(size), -width * np.eye(size)])
     around = [

@@ -25,7 +25,8 @@ class Divergence:
     :math:`\sigma(u) = p / (p + q)` the rest is, for Jensen-Shannon,
     :math:`g(u) = \tfrac12 \sum_\pm \sigma(\pm u) \ln 2 \sigma(\pm u)` and, for alpha,
 
-    .. math:: g(u) = \frac{\alpha \sigma(u) + (1 - \alpha) \sigma(-u) - e^{\alpha u} / (1 + e^u)}{\alpha (1 - \alpha)},
+    .. math:: g(u) = \frac{\alpha \sigma(u) + (1 - \alpha) \sigma(-u) - e^{\alpha u} / (1 + e^u)}
+                          {\alpha (1 - \alpha)},
               \quad\text{so that}\quad D = \frac{1 - \int p^\alpha q^{1 - \alpha}}{\alpha (1 - \alpha)}
 
     Both are never negative at any point: the sum keeps its digits where P and Q nearly agree.
@@ -79,6 +80,6 @@ class Divergence:
         )
         if heavy:
             raise ValueError(
-                f"{self.key}: the tails of target {target.name!r} (Student-t, df {target.df:g}) are too heavy for"
-                " any Gaussian, the divergence is infinite. Use reverse_kl, jensen_shannon or alpha below 1"
+                f"{self.key}: the tails of target {target.name!r} (Student-t, df {target.df:g}) are too heavy"
+                " for any Gaussian: it is infinite. Use reverse_kl, jensen_shannon or alpha below 1"
             )

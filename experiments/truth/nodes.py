@@ -1,12 +1,13 @@
-"""Points that integrals are sums over: the trapezoidal rule, which is exact to rounding for smooth functions.
+"""Points that integrals are sums over: the trapezoidal rule, exact to rounding for smooth functions.
 
-Under a Gaussian weight its error falls like exp(-2 pi^2 / h^2) until the function's own structure, such as the
-border between two far modes, is what has to be resolved; hence levels, each with half the spacing or less
+Under a Gaussian weight its error falls like exp(-2 pi^2 / h^2) until the function's own structure, such as
+the border between two far modes, is what has to be resolved; hence levels, each with half the spacing or less
 (Trefethen and Weideman 2014, https://doi.org/10.1137/130932132).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,22 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
 
-# Spacing and radius, in standard deviations. The first level is for the search: 1e-8 of the mass is beyond it.
+# Spacing and radius, in standard deviations. The first level is for the search: 1e-8 of the mass is beyond.
 LEVELS = {
     1: ((0.1, 8.0), (0.025, 9.0), (0.00625, 9.0), (0.0015, 9.0), (0.0004, 9.0)),
     2: ((0.5, 6.0), (0.25, 8.0), (0.125, 8.0), (0.0625, 8.0)),
 }
 FINEST_OF_P = 2  # all components of P have nodes, and its own density is smooth over each
-CHUNK = 1 << 19  # component-node pairs at once: they stay in cache
+CHUNK = 1 << 16  # component-node pairs at once: they stay in cache
 TILT = 0.6180339887498949  # angle of the lattice, so that no straight border between modes runs along it
 
 
 @lru_cache(maxsize=32)
 def normal_nodes(dim: int, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes ``(n, D)`` and weights ``(n,)``, summing to one, of the standard normal in one or two dimensions."""
+    """Nodes ``(n, D)`` and weights ``(n,)``, summing to one, of the standard normal in 1 or 2 dimensions."""
     spacing, radius = LEVELS[dim][level]
     steps = np.arange(-np.ceil(radius / spacing), np.ceil(radius / spacing) + 1) * spacing
     nodes = np.stack(np.meshgrid(*[steps] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
@@ -44,11 +44,11 @@ def normal_nodes(dim: int, level: int) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=32)
 def student_nodes(dim: int, level: int, df: float) -> tuple[np.ndarray, np.ndarray]:
     """The same of the standard Student-t: trapezoidal in the logarithm of the radius, and in the angle."""
-    spacing = 0.2 / 2 ** min(level, FINEST_OF_P)
+    spacing = 0.4 / 2 ** min(level, FINEST_OF_P)
     log_r = np.arange(-28.0 / dim, max(14.0, 34.0 / df), spacing)
     r = np.exp(log_r)
     radial = r**dim * (1 + r * r / df) ** (-0.5 * (df + dim))
-    count = 2 if dim == 1 else 48 * 2 ** min(level, FINEST_OF_P)
+    count = 2 if dim == 1 else 24 * 2 ** min(level, FINEST_OF_P)
     angles = 2 * np.pi * np.arange(count) / count + (0 if dim == 1 else TILT)
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)[:, :dim]
     nodes = (r[:, None, None] * directions).reshape(-1, dim)
@@ -88,15 +88,46 @@ def entropy(target: Mixture, tolerance: float = 1e-9) -> tuple[float, float]:
 
 def log_prob_and_score(target: Mixture, x: np.ndarray, score: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Log-density ``(n,)`` of P at ``(n, D)``, and its gradient ``(n, D)`` if asked for."""
-    mixture = StackedMixture.stack([target], torch.float64)
-    chunk = max(1, CHUNK // mixture.components)
-    pieces = [_piece(mixture, part, score) for part in torch.as_tensor(x).split(chunk)]
-    values, scores = zip(*pieces, strict=True)
+    d, df = target.dim, target.df
+    tril = np.linalg.cholesky(target.covariances)
+    inverse = np.linalg.inv(tril)
+    log_det = np.log(np.einsum("kii->ki", tril)).sum(axis=1)
+    log_scale = np.log(target.weights / target.weights.sum()) - log_det + _log_normaliser(d, df)
+    offset = np.einsum("kij,kj->ik", inverse, target.means).reshape(-1, 1)
+    whiten = torch.as_tensor(inverse.transpose(1, 0, 2).reshape(-1, d))
+    shift, scale = torch.as_tensor(offset), torch.as_tensor(log_scale[:, None])
+    chunks = torch.split(torch.as_tensor(x), max(64, CHUNK // target.modes))
+    values, scores = zip(*[_piece(part, whiten, shift, scale, df, score) for part in chunks], strict=True)
     return torch.cat(values).numpy(), torch.cat(scores).numpy()
 
 
-def _piece(mixture: StackedMixture, x: Tensor, score: bool) -> tuple[Tensor, Tensor]:
-    point = x.T.contiguous().unsqueeze(0).requires_grad_(score)
-    value = mixture.log_prob(point)
-    slope = torch.autograd.grad(value.sum(), point)[0] if score else torch.zeros_like(point)
-    return value.detach()[0], slope[0].T
+def _piece(
+    x: Tensor, whiten: Tensor, offset: Tensor, log_scale: Tensor, df: float | None, score: bool
+) -> tuple[Tensor, Tensor]:
+    """For a part of the points; torch's exp and its products are several times as fast as numpy's."""
+    n, d = x.shape
+    y = torch.addmm(offset, whiten, x.T, beta=-1).view(d, -1, n)
+    distance = y[0] * y[0]
+    for part in y[1:]:
+        distance.addcmul_(part, part)
+    if df is None:
+        joint = torch.add(log_scale, distance, alpha=-0.5)
+    else:
+        joint = log_scale - 0.5 * (df + d) * torch.log1p(distance / df)
+    top = joint.amax(dim=0)
+    share = joint.sub_(top).exp_()
+    total = share.sum(dim=0)
+    value = total.log().add_(top)
+    if not score:
+        return value, torch.zeros_like(x)
+    share.div_(total)
+    if df is not None:
+        share.mul_((df + d) / (df + distance))
+    return value, -(whiten.T @ y.mul_(share).view(-1, n)).T
+
+
+def _log_normaliser(dim: int, df: float | None) -> float:
+    """Of the standard component."""
+    if df is None:
+        return -0.5 * dim * math.log(2 * math.pi)
+    return math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) - 0.5 * dim * math.log(df * math.pi)

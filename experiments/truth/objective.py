@@ -21,7 +21,7 @@ Stack = tuple[np.ndarray, np.ndarray]
 
 
 def basis(shape: Shape, dim: int) -> np.ndarray:
-    """Lower-triangular directions ``(P, D, D)`` in which a family's factor may move: ``L <- L (I + sum_j t_j B_j)``."""
+    """Lower-triangular directions ``(P, D, D)`` in which a factor moves: ``L <- L (I + sum_j t_j B_j)``."""
     if shape == "isotropic":
         return np.eye(dim)[None]
     rows, columns = np.diag_indices(dim) if shape == "diagonal" else np.tril_indices(dim)
@@ -31,7 +31,7 @@ def basis(shape: Shape, dim: int) -> np.ndarray:
 
 
 def move(q: Stack, step: np.ndarray, directions: np.ndarray) -> Stack:
-    """Where a step ``(S, D + P)``, in each Gaussian's own widths, leads: ``m + L d`` and ``L exp(diag) (I + lower)``."""
+    """Where a step ``(S, D + P)`` in Gaussians' own widths leads: ``m + L d``, ``L (exp diag + lower)``."""
     mean, tril = q
     d = mean.shape[1]
     change = np.einsum("sj,jab->sab", step[:, d:], directions)
@@ -63,7 +63,7 @@ class Objective:
         return entropy(self.target)[0]
 
     def __call__(self, q: Stack) -> tuple[np.ndarray, np.ndarray]:
-        """Values ``(S,)`` and gradients ``(S, D + P)`` in the coordinates of ``move``; infinite where undefined."""
+        """Values ``(S,)``, infinite where undefined; gradients ``(S, D + P)`` in ``move``'s coordinates."""
         forward, reverse = self.divergence.kl_weights
         parts = []
         with np.errstate(all="ignore"):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from experiments.closed_forms import Shape, entropy_gaussian, entropy_student_t, kl_gaussians, mixed_optimum, restrict
-from experiments.targets import Mixture
+from experiments.closed_forms import (
+    Shape,
+    entropy_gaussian,
+    entropy_student_t,
+    kl_gaussians,
+    mixed_optimum,
+    restrict,
+)
+from experiments.targets import Mixture, Points, Target
 from experiments.truth.descent import Descended, descend, lowest_curvature
 from experiments.truth.divergence import Divergence
 from experiments.truth.labels import labels
@@ -26,7 +32,9 @@ SHAPES: dict[Family, Shape] = {
 }
 SAME = 1e-3  # nats between two Gaussians that are one optimum
 SETTLED = 1e-7  # relative change of a value by refinement, from which it is left alone
-ROUGH = 1e-5  # gradient at which a descent on the first, rough level ends
+# Gradients, per standard deviation, at which descents end: on the first level, which only finds basins; on
+# the second; and on those that only correct it, where 3e-4 leaves an error of its square in the value.
+FLAT = (1e-3, 1e-6, 3e-4, 3e-4, 3e-4)
 SADDLE = -1e-4  # curvature below which a stationary point is none of the optima
 ASIDE = 0.2  # step off a saddle
 ROUNDS = 4
@@ -51,14 +59,16 @@ class Optimum:
     covariance: tuple[tuple[float, ...], ...]
 
 
-def search(target: Mixture, family: Family, divergence: Divergence) -> tuple[Optimum, ...]:
+def search(target: Target, family: Family, divergence: Divergence) -> tuple[Optimum, ...]:
     """All local optima found, the best first; empty where neither closed form nor quadrature reaches.
 
     Raises:
         ValueError: no Gaussian has a finite divergence from the target.
     """
-    divergence.refuse(target)
     shape = SHAPES[family]
+    if isinstance(target, Points):
+        return _of_points(target, shape, divergence)
+    divergence.refuse(target)
     known = _closed(target, shape, divergence)
     if known:
         return known
@@ -68,14 +78,20 @@ def search(target: Mixture, family: Family, divergence: Divergence) -> tuple[Opt
     return _refined(target, divergence, shape, found)
 
 
-def settle(
-    target: Mixture, family: Family, divergence: Divergence, mean: np.ndarray, tril: np.ndarray
-) -> Descended:
+def settle(target: Mixture, family: Family, divergence: Divergence, mean: np.ndarray, tril: np.ndarray) -> Descended:
     """The local optima below K fits ``(K, D)``, ``(K, D, D)``: which one training was on its way to.
 
-    On the second level of quadrature: 1e-6 nats where Q's width and the modes' are of one order.
+    On the first level of quadrature, which is enough to tell basins apart.
     """
-    return descend(Objective(target, divergence, SHAPES[family], 1), (mean, tril), ROUGH)
+    return descend(Objective(target, divergence, SHAPES[family], 0), (mean, tril), FLAT[0])
+
+
+def _of_points(target: Points, shape: Shape, divergence: Divergence) -> tuple[Optimum, ...]:
+    """Of maximum likelihood; its value is the cross-entropy, since the points have no density."""
+    if divergence.kl_weights != (1.0, 0.0):
+        return ()
+    covariance = restrict(target.covariance, shape)
+    return (_optimum(entropy_gaussian(covariance), 0.0, "covering", target.mean, covariance),)
 
 
 def _closed(target: Mixture, shape: Shape, divergence: Divergence) -> tuple[Optimum, ...]:
@@ -108,7 +124,8 @@ def _forward_value(target: Mixture, covariance: np.ndarray) -> tuple[float | Non
 
 def _minima(objective: Objective, q: Stack) -> Descended:
     """Different minima below the starts; those that stopped on a saddle leave it on both sides."""
-    found = unique(descend(objective, q, ROUGH))
+    flat = FLAT[objective.level]
+    found = unique(descend(objective, q, flat))
     for _ in range(ROUNDS):
         curvature, direction = lowest_curvature(objective, found.q)
         saddle = curvature < SADDLE
@@ -118,20 +135,19 @@ def _minima(objective: Objective, q: Stack) -> Descended:
         aside = ASIDE * direction[saddle]
         left = _take(found, saddle).q
         sides = [move(left, sign * aside, objective.directions) for sign in (1, -1)]
-        more = descend(objective, (np.concatenate([s[0] for s in sides]), np.concatenate([s[1] for s in sides])), ROUGH)
+        both = np.concatenate([s[0] for s in sides]), np.concatenate([s[1] for s in sides])
+        more = descend(objective, both, flat)
         found = unique(_join(keep, more))
     return found
 
 
-def _refined(
-    target: Mixture, divergence: Divergence, shape: Shape, found: Descended
-) -> tuple[Optimum, ...]:
+def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Descended) -> tuple[Optimum, ...]:
     """Descents go on at finer and finer levels until the values stay."""
     ready: list[tuple[Descended, np.ndarray]] = []
     for level in range(1, len(LEVELS[target.dim])):
         previous = found.value
         objective = Objective(target, divergence, shape, level)
-        found = _minima(objective, found.q) if level == 1 else descend(objective, found.q)
+        found = _minima(objective, found.q) if level == 1 else descend(objective, found.q, FLAT[level])
         if len(found.value) != len(previous):  # some were one, or led elsewhere: nothing to compare with
             previous = np.full(len(found.value), np.inf)
         change = np.abs(found.value - previous)

@@ -15,13 +15,14 @@ from experiments.truth.objective import Stack
 FEW = 5  # modes of which every subset is tried
 FEW_IN_LINE = 12  # modes on a line of which every run of neighbours is tried
 NEIGHBOURS = 2  # of each mode, with which it makes pairs, where there are more
+REACH = 12.0  # standard deviations between modes up to which one Gaussian over some of many is looked for
 
 
 def groups(target: Mixture) -> list[tuple[int, ...]]:
     """Sets of modes that an optimum may sit on.
 
-    All subsets of few modes, all runs of neighbours on a line; otherwise each mode, its nearest pairs, and
-    every cluster of the dendrograms of single and of average linkage.
+    All subsets of few modes, all runs of neighbours on a line; otherwise each mode, all of them, and of those
+    within reach of each other the nearest pairs and the clusters of single and of average linkage.
     """
     m = target.modes
     if m <= FEW:
@@ -29,19 +30,26 @@ def groups(target: Mixture) -> list[tuple[int, ...]]:
     if target.dim == 1 and m <= FEW_IN_LINE:
         order = np.argsort(target.means[:, 0]).tolist()
         return [tuple(sorted(order[i:j])) for i in range(m) for j in range(i + 1, m + 1)]
-    apart = distance.squareform(distance.pdist(target.means))
+    width = np.sqrt(np.einsum("kii->k", target.covariances) / target.dim)
+    pairs = distance.pdist(target.means)
+    # In units of the two modes' own widths, as in a pooled variance.
+    i, j = np.triu_indices(m, 1)
+    pairs /= np.sqrt(0.5 * (width[i] ** 2 + width[j] ** 2))
+    apart = distance.squareform(pairs)
     near = np.argsort(apart, axis=1, kind="stable")[:, 1 : NEIGHBOURS + 1]
-    found = {(k,) for k in range(m)} | {tuple(sorted((k, int(j)))) for k in range(m) for j in near[k]}
+    found = {(k,) for k in range(m)} | {tuple(range(m))}
+    found |= {tuple(sorted((k, int(j)))) for k in range(m) for j in near[k] if apart[k, j] < REACH}
     for method in ("single", "average"):
         clusters: list[tuple[int, ...]] = [(k,) for k in range(m)]
-        for a, b, *_ in hierarchy.linkage(target.means, method):
+        for a, b, height, _ in hierarchy.linkage(pairs, method):
             clusters.append(tuple(sorted(clusters[int(a)] + clusters[int(b)])))
-        found |= set(clusters)
+            if height < REACH:
+                found.add(clusters[-1])
     return sorted(found)
 
 
 def starts(target: Mixture, shape: Shape) -> Stack:
-    """Moment-matched Gaussians of the groups, those of one mode at twice their width too, and the whole at four widths."""
+    """Moment-matched Gaussians of the groups; of one mode at twice its width too, of all at four widths."""
     moments = []
     for group in groups(target):
         g = list(group)

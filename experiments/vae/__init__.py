@@ -1,4 +1,4 @@
-"""The ``vae`` experiment: what the KL weight, the latent size and the decoder's noise make a VAE keep of a target."""
+"""vae: what the KL weight, the latent size and the decoder's noise make a VAE keep of a target."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from experiments.metrics import DENSITY_METRICS
 from experiments.metrics import LABELS as METRIC_LABELS
 from experiments.targets import Points, Target
 
-NOISE_CHUNK = (
-    16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
-)
+NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
 
 
 class Params(BaseParams):
@@ -25,14 +23,15 @@ class Params(BaseParams):
     Args:
         latent_dim: dimensions of z, whose prior is N(0, I).
         kl_weight: the weight of the KL term: 1 is the ELBO, more or less a beta-VAE.
-        likelihood: ``gaussian`` with fixed ``noise_std``; or ``mse``, the squared error plus ``kl_weight`` times
-            the KL, in whose training ``noise_std`` takes no part.
+        likelihood: ``gaussian`` with fixed ``noise_std``; or ``mse``, the squared error plus ``kl_weight``
+            times the KL, in whose training ``noise_std`` takes no part.
         noise_std: the decoder's noise, in training coordinates.
-        encoder, decoder: rectified layers of the ``hidden`` widths (in reverse for the decoder), or one affine map.
+        encoder, decoder: rectified layers of the ``hidden`` widths (in reverse for the decoder), or one
+            affine map.
         kl_warmup: share of the steps over which the KL weight grows from 0, linearly.
         free_bits: nats below which a latent dimension's KL is not reduced.
-        train_size: None trains on fresh samples at every step (of a file: on all its points); a number on a fixed
-            set of that many, drawn by the cell's seed.
+        train_size: None trains on fresh samples at every step (of a file: on all its points); a number on a
+            fixed set of that many, chosen by the cell's seed.
         sample: whether the fitted distribution includes the decoder's noise, or is of decoder means.
         standardise: train on coordinates of mean 0 and variance 1; results are in the data's own.
     """
@@ -66,9 +65,7 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         has_error=True,
     ),
-    Metric(
-        "elbo", "nats", "evidence lower bound at KL weight 1: -(rate + distortion)", "higher", has_error=True
-    ),
+    Metric("elbo", "nats", "evidence lower bound at KL weight 1: -(rate + distortion)", "higher", has_error=True),
     Metric("rate", "nats", "KL of the encoder's posterior from the prior", has_error=True),
     Metric(
         "distortion",
@@ -87,13 +84,11 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "nll",
         "nats",
-        "-log q(x) of test points, by importance sampling with 64 draws from Laplace, encoder and prior",
+        "-log q(x) of test points, by importance sampling with 48 draws each",
         "lower",
         has_error=True,
     ),
-    Metric(
-        "bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True
-    ),
+    Metric("bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True),
     Metric("active_units", "units", "latent dimensions whose posterior mean varies by more than 0.01", None),
     Metric(
         "theta",
@@ -122,8 +117,8 @@ def check(params: Params, target: Target) -> None:
             )
     elif target.df is not None and target.df <= 2:
         raise ValueError(
-            f"target {target.name!r} has Student-t components with df {target.df:g}, whose variance is infinite, so"
-            " the expected squared error of a reconstruction is not defined. Use df above 2"
+            f"target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
+            " infinite, so a reconstruction has no expected squared error. Use df above 2"
         )
 
 

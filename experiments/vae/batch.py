@@ -20,9 +20,7 @@ from experiments.vae.network import Layer, Stack, Widths, initialise
 from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
 STACK = 64  # trained at once; more would not be faster
-BLOCK = (
-    16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-)
+BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
 POINTS_OF_CURVE = 30
 
 
@@ -43,7 +41,8 @@ def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
         part = slice(start, start + BLOCK)
         alive = lasted[part].to(device) >= cells[0].params.steps
         judged += judge(
-            views[part], *(_evaluable(network, part, alive) for network in (model.encoder, model.decoder))
+            views.select(part),
+            *(_evaluable(network, part, alive) for network in (model.encoder, model.decoder)),
         )
     steps, curves = _curves(views, trace)
     return [
@@ -103,15 +102,13 @@ def _point_sets(views: Views, dtype: torch.dtype, device: str) -> list[Tensor]:
     for cell, target in zip(views.cells, views.targets, strict=True):
         key = id(target), None if cell.params.train_size is None else cell.seed
         if key not in sets:
-            sets[key] = torch.as_tensor(
-                split(target, cell.params.train_size, cell.seed)[0], dtype=dtype, device=device
-            )
+            sets[key] = torch.as_tensor(split(target, cell.params.train_size, cell.seed)[0], dtype=dtype, device=device)
         rows.append(sets[key])
     return rows
 
 
 def _steps_lasted(model: Stack, trace: Trace) -> Tensor:
-    """How many steps of each cell gave finite numbers, ``(K,)``; all of them only if its parameters are finite too."""
+    """How many steps stayed finite, ``(K,)``: all of them only if the parameters ended finite too."""
     finite = torch.isfinite(trace.squared_error) & torch.isfinite(trace.kl).all(dim=-1)
     lasted = finite.long().cumprod(dim=0).sum(dim=0)
     parameters = [p for layer in model.every_layer for p in (layer.weight, layer.bias)]
@@ -127,7 +124,7 @@ def _evaluable(network: Sequence[Layer], part: slice, alive: Tensor) -> list[Lay
 
 
 def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Minibatch means at a few steps, evenly spaced in their logarithm; each curve ``(K, S)``, in the data's units."""
+    """Minibatch means at a few steps, evenly spaced in their logarithm; each curve is ``(K, S)``."""
     params = views.cells[0].params
     steps = np.unique(np.geomspace(1, params.steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
     kept = torch.as_tensor(steps)
@@ -147,9 +144,7 @@ def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarra
     return steps, {name: curve.T.numpy() for name, curve in curves.items()}
 
 
-def _outcome(
-    cell: Cell, lasted: int, judged: Judgement, steps: np.ndarray, curves: dict[str, np.ndarray]
-) -> Outcome:
+def _outcome(cell: Cell, lasted: int, judged: Judgement, steps: np.ndarray, curves: dict[str, np.ndarray]) -> Outcome:
     sound = lasted >= cell.params.steps and math.isfinite(judged.metrics["objective"])
     if not sound:
         return Outcome(

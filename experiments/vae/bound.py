@@ -34,7 +34,7 @@ class Posterior:
 
     @property
     def kl(self) -> Tensor:
-        r"""KL from N(0, 1) of each latent dimension, :math:`(\mu^2 + \sigma^2 - 1) / 2 - \ln \sigma`, ``(K, L, N)``."""
+        r""":math:`(\mu^2 + \sigma^2 - 1) / 2 - \ln \sigma`: KL from N(0, 1), ``(K, L, N)``."""
         return 0.5 * (self.mean.square() + self.std.square() - 1) - self.std.log()
 
 
@@ -44,6 +44,7 @@ def bound_metrics(
     x: Tensor,
     posterior: Posterior,
     nll: Tensor,
+    count: int,
     generators: Sequence[torch.Generator],
 ) -> list[dict[str, float]]:
     """``objective``, ``elbo``, ``rate``, ``distortion``, ``reconstruction_mse``, ``nll``, ``bound_gap``,
@@ -52,8 +53,11 @@ def bound_metrics(
     Args:
         x: test points in training coordinates, ``(K, D, N)``.
         nll: of them, in training coordinates, ``(K, N)``.
+        count: how many of them count; the others are padding.
     """
-    square = _squared_errors(decoder, x, posterior, generators)
+    square = _squared_errors(decoder, x, posterior, generators)[..., :count]
+    posterior = Posterior(posterior.mean[..., :count], posterior.std[..., :count])
+    nll = nll[:, :count]
     scale = torch.as_tensor(np.stack([c.scale for c in views.coordinates]), dtype=x.dtype, device=x.device)
     log_volume = scale.log().sum(dim=1, keepdim=True)
     density = gaussian(views.per_cell(lambda params: params.noise_std, x), x.shape[1])
@@ -81,7 +85,7 @@ def bound_metrics(
 
 
 def _objective(views: Views, square: Tensor, posterior: Posterior, log_volume: Tensor) -> Tensor:
-    """Of each point, ``(K, N)``; only the mean over the points knows of free bits, so they shift every point alike."""
+    """Of each point, ``(K, N)``; free bits act on the mean over the points, and so shift all alike."""
     kl_weight = views.per_cell(lambda params: params.kl_weight, square).unsqueeze(-1)
     free_bits = views.per_cell(lambda params: params.free_bits, square).unsqueeze(-1)
     noise_std = views.per_cell(lambda params: params.noise_std, square)

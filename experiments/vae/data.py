@@ -54,7 +54,7 @@ class Views:
     """The cells of a stack, and their targets as training sees them."""
 
     cells: Sequence[Cell]
-    targets: Sequence[Target]
+    targets: Sequence[Any]  # Target, of one kind
     coordinates: Sequence[Coordinates]
 
     @classmethod
@@ -66,7 +66,8 @@ class Views:
         seen = {key: into(cell.target, maps[key]) for key, cell in first.items()}
         return cls(cells, [seen[key] for key in keys], [maps[key] for key in keys])
 
-    def __getitem__(self, part: slice) -> Views:
+    def select(self, part: slice) -> Views:
+        """Some of the cells."""
         return Views(self.cells[part], self.targets[part], self.coordinates[part])
 
     def per_cell(self, value: Callable[[Any], float], like: Tensor) -> Tensor:
@@ -107,7 +108,7 @@ def fresh(
 def resampled(
     rows: Sequence[Tensor], batch_size: int, chunk: int, generators: Sequence[torch.Generator]
 ) -> Iterator[Tensor]:
-    """Endless chunks of points drawn with replacement from each cell's training set ``(n_k, D)``: ``(K, D, C, N)``.
+    """Endless chunks ``(K, D, C, N)`` drawn with replacement from each cell's training set ``(n_k, D)``.
 
     A training set that several cells share is held once.
     """
@@ -124,7 +125,7 @@ def resampled(
 
 
 def split(points: Points, train_size: int | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test points ``(n, D)``, in random order: disjoint, or all of them twice if none would be left."""
+    """Training and test points ``(n, D)``: disjoint, or all of them twice if none would be left."""
     (generator,) = generators([seed], "evaluation")
     shuffled = points.values[torch.randperm(len(points.values), generator=generator).numpy()]
     if train_size is None or train_size >= len(shuffled):

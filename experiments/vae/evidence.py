@@ -3,12 +3,12 @@ r"""The density of what a VAE generates, by importance sampling.
 .. math:: \log q(x) = \log \int N(z; 0, I) \, N(x; \hat x(z), s^2 I) \, dz
           \approx \log \frac1M \sum_m \frac{p(x, z_m)}{r(z_m | x)}, \qquad z_m \sim r
 
-(Burda et al. 2016, https://arxiv.org/abs/1509.00519). The encoder alone is a poor proposal: a small KL weight makes
-it far narrower than the posterior, and the weights' variance infinite. So r is a defensive mixture (Hesterberg 1995;
-Owen and Zhou 2000, doi:10.1080/01621459.2000.10473909) of
+(Burda et al. 2016, https://arxiv.org/abs/1509.00519). The encoder alone is a poor proposal: a small KL weight
+makes it far narrower than the posterior, and the weights' variance infinite. So r is a defensive mixture
+(Hesterberg 1995; Owen and Zhou 2000, doi:10.1080/01621459.2000.10473909) of
 
-* the Laplace approximation at a mode that Gauss-Newton steps reach, from the best of a guess and ``BANK`` draws of
-  the prior: the exact posterior of a linear decoder, whose density is then exact too;
+* the Laplace approximation at a mode that Gauss-Newton steps reach, from the best of a guess and ``BANK``
+  draws of the prior: the posterior itself where the decoder is linear, and no weight is then above 2 q(x);
 * the encoder's posterior;
 * the prior, which bounds every weight by the likelihood.
 
@@ -26,18 +26,19 @@ from torch import Tensor
 
 from experiments.randomness import normal
 from experiments.vae.likelihood import gaussian
-from experiments.vae.network import Layer, forward, jacobian
+from experiments.vae.network import Layer, forward, jacobian, padded_columns
 
-LAPLACE, ENCODER, PRIOR = 32, 16, 16  # draws of each point
-DRAWS = LAPLACE + ENCODER + PRIOR
-NEWTON_STEPS = 3
-BANK = 128
-_BLOCK_COLUMNS = 2048  # decoder inputs at a time: what stays in cache
+MODES, EACH = 4, 8  # Laplace approximations of each posterior, and draws of each
+ENCODER, PRIOR = 8, 8  # draws
+DRAWS = MODES * EACH + ENCODER + PRIOR
+NEWTON_STEPS = 2
+BANK = 256
+_BLOCK_COLUMNS = 1536  # decoder inputs at a time: what stays in cache
 
 
 @dataclass(frozen=True)
 class Guess:
-    """Where each point's posterior may lie: a mode to start from, and the encoder's Gaussian; each ``(K, L, N)``."""
+    """Where posteriors may lie: a start for the search of a mode, the encoder's Gaussian; ``(K, L, N)``."""
 
     start: Tensor
     mean: Tensor
@@ -51,83 +52,106 @@ def log_evidence(
     guess: Guess,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Estimate log q at ``x (K, D, N)``, nats, ``(K, N)``; biased low by half the weights' squared variation / M."""
-    size = max(1, _BLOCK_COLUMNS // DRAWS)
-    start = _best_start(decoder, noise_std, x, guess.start, generators)
-    blocks = zip(*(part.split(size, dim=-1) for part in (x, start, guess.mean, guess.std)), strict=True)
-    estimates = [_block(decoder, noise_std, x, Guess(*rest), generators) for x, *rest in blocks]
+    """Log q at ``x (K, D, N)``, N a multiple of 16, in nats, ``(K, N)``.
+
+    It is low by half the weights' squared variation over M.
+    """
+    bank = normal((guess.start.shape[1], BANK), generators, x.dtype)
+    images = forward(decoder, bank)[-1]
+    size = padded_columns(_BLOCK_COLUMNS // DRAWS)
+    blocks = zip(*(part.split(size, dim=-1) for part in (x, guess.start, guess.mean, guess.std)), strict=True)
+    estimates = []
+    for points, start, mean, std in blocks:
+        starts = _starts(decoder, noise_std, points, start, bank, images)
+        modes, factor = _laplace(decoder, noise_std, points, starts)
+        estimates.append(_estimate(decoder, noise_std, points, modes, factor, Guess(start, mean, std), generators))
     return torch.cat(estimates, dim=-1)
 
 
-def _block(
+def _estimate(
     decoder: Sequence[Layer],
     noise_std: Tensor,
     x: Tensor,
+    modes: Tensor,
+    factor: Tensor,
     guess: Guess,
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    mode, factor = _laplace(decoder, noise_std, x, guess.start)
+    """Draw from the three parts of the proposal, and weight each draw by the whole."""
+    stack, count, _, latent, _ = modes.shape
     mean, std = guess.mean.mT.unsqueeze(-1), guess.std.mT.unsqueeze(-1)
-    count, latent = mode.shape[1:3]
-    near, posterior, prior = normal((count, latent, DRAWS), generators, x.dtype).split(
-        (LAPLACE, ENCODER, PRIOR), -1
-    )
-    near = torch.linalg.solve_triangular(factor.mT, near, upper=True)
-    z = torch.cat([mode + near, mean + std * posterior, prior], dim=-1)
+    noise = normal((count, latent, DRAWS), generators, x.dtype)
+    near, posterior, prior = noise.split((MODES * EACH, ENCODER, PRIOR), dim=-1)
+    near = near.unflatten(-1, (MODES, EACH)).transpose(2, 3)
+    near = modes + torch.linalg.solve_triangular(factor.mT, near, upper=True)
+    z = torch.cat([near.transpose(2, 3).flatten(-2), mean + std * posterior, prior], dim=-1)
 
     log_prior = -0.5 * z.square().sum(2)  # every density here lacks the factor (2 pi)^(-L/2)
     log_near = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-    log_near = log_near - 0.5 * (factor.mT @ (z - mode)).square().sum(2)
+    log_near = log_near - 0.5 * (factor.mT @ (z.unsqueeze(2) - modes)).square().sum(3)
     log_encoder = -std.log().sum(2) - 0.5 * ((z - mean) / std).square().sum(2)
-    shares = [math.log(part / DRAWS) for part in (LAPLACE, ENCODER, PRIOR)]
-    parts = [log + share for log, share in zip((log_near, log_encoder, log_prior), shares, strict=True)]
-    log_proposal = torch.logsumexp(torch.stack(parts), dim=0)
-
-    decoded = forward(decoder, z.transpose(1, 2).reshape(len(z), latent, count * DRAWS))[-1]
-    log_likelihood = _log_likelihood(decoded.view(len(z), -1, count, DRAWS), x.unsqueeze(-1), noise_std)
+    log_proposal = torch.logsumexp(
+        torch.cat(
+            [
+                log_near + math.log(EACH / DRAWS),
+                (log_encoder + math.log(ENCODER / DRAWS)).unsqueeze(2),
+                (log_prior + math.log(PRIOR / DRAWS)).unsqueeze(2),
+            ],
+            dim=2,
+        ),
+        dim=2,
+    )
+    decoded = forward(decoder, z.transpose(1, 2).reshape(stack, latent, count * DRAWS))[-1]
+    log_likelihood = _log_likelihood(decoded.view(stack, -1, count, DRAWS), x.unsqueeze(-1), noise_std)
     return torch.logsumexp(log_likelihood + log_prior - log_proposal, dim=-1) - math.log(DRAWS)
 
 
-def _best_start(
-    decoder: Sequence[Layer],
-    noise_std: Tensor,
-    x: Tensor,
-    start: Tensor,
-    generators: Sequence[torch.Generator],
+def _starts(
+    decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, start: Tensor, bank: Tensor, images: Tensor
 ) -> Tensor:
-    """For each point the likeliest of its own start and a bank of prior draws that all points share, ``(K, L, N)``."""
-    bank = normal((start.shape[1], BANK), generators, x.dtype)
-    decoded = forward(decoder, bank)[-1]
-    weight = gaussian(noise_std, x.shape[1]).weight.view(-1, 1, 1)
-    # |x - d|^2 without |x|^2, which every candidate shares.
-    height = decoded.square().sum(1) * weight[:, 0] + 0.5 * bank.square().sum(1)
-    joint = torch.baddbmm(-height.unsqueeze(1), x.mT, 2 * weight * decoded)
-    best, index = joint.max(dim=2)
-    best = best - weight[:, 0] * x.square().sum(1) - gaussian(noise_std, x.shape[1]).constant.unsqueeze(1)
-    chosen = bank.gather(2, index.unsqueeze(1).expand_as(start))
-    own = _log_joint(forward(decoder, start)[-1], x, start, noise_std)
-    return torch.where((own >= best).unsqueeze(1), start, chosen)
+    """``(K, L, N, MODES)``: the likeliest of each part of a bank of prior draws, and of the own start.
+
+    Args:
+        bank: shared by all points, ``(K, L, BANK)``.
+        images: what the decoder makes of it.
+    """
+    term = gaussian(noise_std, x.shape[1])
+    weight = term.weight.view(-1, 1, 1)
+    # |x - d|^2 without |x|^2, which all candidates share.
+    height = images.square().sum(1, keepdim=True) * weight + 0.5 * bank.square().sum(1, keepdim=True)
+    joint = torch.baddbmm(-height, x.mT, 2 * weight * images).unflatten(2, (MODES, -1))
+    best, index = joint.max(dim=3)
+    index = index + torch.arange(MODES, device=x.device) * (BANK // MODES)
+    chosen = bank.gather(2, index.flatten(1).unsqueeze(1).expand(-1, bank.shape[1], -1))
+    chosen = chosen.unflatten(2, (-1, MODES))
+    constant = weight[:, 0] * x.square().sum(1) + term.constant.unsqueeze(1)
+    own = _log_joint(forward(decoder, start)[-1], x, start, noise_std) + constant
+    chosen[..., 0] = torch.where((own >= best[..., 0]).unsqueeze(1), start, chosen[..., 0])
+    return chosen
 
 
-def _laplace(decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """A mode of each posterior, ``(K, N, L, 1)``, and the Cholesky factor of its precision, ``(K, N, L, L)``.
+def _laplace(decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Modes of each posterior, ``(K, N, MODES, L, 1)``, and Cholesky factors of their precisions.
 
     A Gauss-Newton step is kept where it raises the joint density.
     """
-    z = start
+    z = starts.flatten(2)
+    x = x.repeat_interleave(starts.shape[3], dim=2)
     outputs = forward(decoder, z)
     joint = _log_joint(outputs[-1], x, z, noise_std)
     for _ in range(NEWTON_STEPS):
         slope = jacobian(decoder, outputs)
-        factor = _precision_factor(slope, noise_std)
         residual = (x - outputs[-1]).mT.unsqueeze(-1) / noise_std.view(-1, 1, 1, 1) ** 2
         uphill = slope.mT @ residual - z.mT.unsqueeze(-1)
-        trial = z + torch.cholesky_solve(uphill, factor).squeeze(-1).mT
-        trial_joint = _log_joint(forward(decoder, trial)[-1], x, trial, noise_std)
-        z = torch.where((trial_joint > joint).unsqueeze(1), trial, z)
-        outputs = forward(decoder, z)
-        joint = _log_joint(outputs[-1], x, z, noise_std)
-    return z.mT.unsqueeze(-1), _precision_factor(jacobian(decoder, outputs), noise_std)
+        trial = z + torch.cholesky_solve(uphill, _precision_factor(slope, noise_std)).squeeze(-1).mT
+        trial_outputs = forward(decoder, trial)
+        trial_joint = _log_joint(trial_outputs[-1], x, trial, noise_std)
+        uphill_there = (trial_joint > joint).unsqueeze(1)
+        z = torch.where(uphill_there, trial, z)
+        outputs = [torch.where(uphill_there, *both) for both in zip(trial_outputs, outputs, strict=True)]
+        joint = torch.maximum(trial_joint, joint)
+    factor = _precision_factor(jacobian(decoder, outputs), noise_std)
+    return z.mT.unsqueeze(-1).unflatten(1, (-1, MODES)), factor.unflatten(1, (-1, MODES))
 
 
 def _precision_factor(slope: Tensor, noise_std: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from experiments.targets import Mixture, Points
 from experiments.vae.bound import Posterior, bound_metrics
 from experiments.vae.data import Views, coordinates, split
 from experiments.vae.evidence import Guess, log_evidence
-from experiments.vae.network import Layer, forward
+from experiments.vae.network import Layer, forward, padded_columns
 
 DRAWS = 1024  # test points, and draws of Q
 KEPT_SAMPLES = 300
@@ -44,12 +44,10 @@ def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer]) -> l
     like = decoder[0].weight
     generators = views.generators("evaluation", like.device)
     noise_std = views.per_cell(lambda params: params.noise_std, like)
-    x = _test_points(views, generators, like)
+    x, count = _test_points(views, generators, like)
     posterior = Posterior.of(encoder, x)
-    log_q = log_evidence(
-        decoder, noise_std, x, Guess(posterior.mean, posterior.mean, posterior.std), generators
-    )
-    bounds = bound_metrics(views, decoder, x, posterior, -log_q, generators)
+    log_q = log_evidence(decoder, noise_std, x, Guess(posterior.mean, posterior.mean, posterior.std), generators)
+    bounds = bound_metrics(views, decoder, x, posterior, -log_q, count, generators)
 
     z = normal((posterior.mean.shape[1], DRAWS), generators, like.dtype)
     generated = forward(decoder, z)[-1]
@@ -61,34 +59,41 @@ def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer]) -> l
         log_q_there = torch.full_like(log_q, math.nan)
         if noisy:
             there = Posterior.of(encoder, generated)
-            log_q_there = log_evidence(
-                decoder, noise_std, generated, Guess(z, there.mean, there.std), generators
-            )
+            log_q_there = log_evidence(decoder, noise_std, generated, Guess(z, there.mean, there.std), generators)
         evaluations = _evaluate(views, Measure.of_draws(x, log_q), Measure.of_draws(generated, log_q_there))
-    drawn = [part.mT.cpu().numpy() for part in (x, generated)]
+    drawn = [part.mT.cpu().numpy() for part in (x[..., :count], generated)]
     return [
-        _judgement(views[k : k + 1], bounds[k], evaluations[k], drawn[0][k], drawn[1][k])
+        _judgement(views.select(slice(k, k + 1)), bounds[k], evaluations[k], drawn[0][k], drawn[1][k])
         for k in range(len(x))
     ]
 
 
-def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
-    """``(K, D, N)``: new draws of a mixture; of a file the points held out, if any, at most ``DRAWS``."""
+def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tensor) -> tuple[Tensor, int]:
+    """``(K, D, N)``: new draws of a mixture; of a file the points held out, if any, at most ``DRAWS``.
+
+    The last is repeated up to a multiple of 16; the second value is how many there are without.
+    """
     first = views.targets[0]
     if not isinstance(first, Points):
-        return StackedMixture.stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators)
+        return StackedMixture.stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators), DRAWS
     rows = [
         split(target, cell.params.train_size, cell.seed)[1][:DRAWS].T
         for cell, target in zip(views.cells, views.targets, strict=True)
     ]
-    return torch.as_tensor(np.stack(rows), dtype=like.dtype, device=like.device)
+    found = np.stack(rows)
+    count = found.shape[-1]
+    padded = np.pad(found, ((0, 0), (0, 0), (0, padded_columns(count) - count)), mode="edge")
+    return torch.as_tensor(padded, dtype=like.dtype, device=like.device), count
 
 
 def _evaluate(views: Views, p: Measure, q: Measure) -> list[Evaluation]:
-    # Every metric but those of width is free of units, and widths are compared with P's in the same coordinates.
-    # Twice over: the metrics are the same whatever the stack if it is a multiple of 32.
-    twice = [Measure(*(torch.cat([part, part]) for part in (m.x, m.weight, m.log_q))) for m in (p, q)]
-    return evaluate([*views.targets, *views.targets], *twice)[: len(views.cells)]
+    # In training coordinates: every one of these metrics is free of units.
+    # Twice over: they are the same whatever the stack if it is a multiple of 32.
+    of_p, of_q = (
+        replace(m, x=torch.cat([m.x] * 2), weight=torch.cat([m.weight] * 2), log_q=torch.cat([m.log_q] * 2))
+        for m in (p, q)
+    )
+    return evaluate([*views.targets] * 2, of_p, of_q)[: len(views.cells)]
 
 
 def _judgement(
@@ -108,9 +113,7 @@ def _judgement(
     if evaluation is not None:
         noisy = cell.params.sample == "noisy"
         metrics |= {n: v for n, v in evaluation.metrics.items() if noisy or n in WITHOUT_DENSITY}
-        modes = {
-            n: v for n, v in evaluation.modes.items() if noisy or n not in ("target_mass", "fitted_mass")
-        }
+        modes = {n: v for n, v in evaluation.modes.items() if noisy or n not in ("target_mass", "fitted_mass")}
     if "coverage" not in metrics:
         labels["coverage_method"] = "knn"
         metrics |= _by_neighbours(target, x, generated)

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from experiments.adam import Adam
 from experiments.vae.likelihood import Quadratic
-from experiments.vae.network import Stack, Widths, backward, forward
+from experiments.vae.network import Stack, Widths, backward, forward, padded_columns
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trace:
-    """Means over each step's minibatch: squared error ``(S, K)``, KL of each latent dimension ``(S, K, L)``."""
+    """Means over each step's minibatch: squared error ``(S, K)``, KL of each dimension ``(S, K, L)``."""
 
     squared_error: Tensor
     kl: Tensor
@@ -65,17 +66,20 @@ def train(
     flat, stack = model.flat, len(schedule.kl_weight)
     gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
     optimiser = Adam([flat], _per_parameter(schedule.learning_rate, widths, flat))
-    buffers = _Buffers.allocate(widths, stack, batch_size, flat)
+    buffers = _Buffers.allocate(widths, stack, padded_columns(batch_size), flat)
     trace = Trace(flat.new_empty(steps, stack), flat.new_empty(steps, stack, widths.latent))
-    # The means over the minibatch are taken here, in the weights of both terms, and in no kernel.
-    error_weight = (2 * term.weight / batch_size).view(-1, 1, 1)
+    # The loss is a mean over the minibatch: each point's share of it, and nothing for the padding.
+    share = flat.new_zeros(padded_columns(batch_size))
+    share[:batch_size] = 1 / batch_size
+    error_weight = 2 * term.weight.view(-1, 1, 1) * share
     # Without free bits a KL rounded below 0 must keep its gradient.
     floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).view(-1, 1)
     minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), range(steps), strict=False)
     for x, epsilon, kl_weight, step in minibatches:
-        z, residual = _encode_decode(model, buffers, x, epsilon, trace.kl[step])
-        torch.sum(residual.square(), (1, 2), out=trace.squared_error[step])
-        kl_gradient = (kl_weight * (trace.kl[step] >= floor)).unsqueeze(-1) / batch_size
+        z, residual = _encode_decode(model, buffers, x, epsilon)
+        torch.sum(residual[..., :batch_size].square(), (1, 2), out=trace.squared_error[step])
+        torch.mean(_kl(buffers)[..., :batch_size], -1, out=trace.kl[step])
+        kl_gradient = (kl_weight * (trace.kl[step] >= floor)).unsqueeze(-1) * share
         _backpropagate(model, gradient, buffers, x, z, epsilon, residual.mul_(error_weight), kl_gradient)
         optimiser.step([gradient.flat], learning_rate_factor(step, steps))
     trace.squared_error.div_(batch_size)
@@ -83,15 +87,16 @@ def train(
 
 
 def learning_rate_factor(step: int, steps: int) -> float:
-    """1 for the first half of training, then a half-cosine to 0, which averages the noise of the last steps."""
+    """1 for the first half of training, then a half-cosine to 0, so that the noise averages out."""
     progress = max(0.0, 2 * step / steps - 1)
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _steps(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Minibatches ``(K, D, N)`` out of chunks ``(K, D, C, N)``."""
+    """Minibatches ``(K, D, N)`` out of chunks ``(K, D, C, N)``, N padded with zeros."""
     for chunk in chunks:
-        yield from chunk.unbind(2)
+        missing = padded_columns(chunk.shape[-1]) - chunk.shape[-1]
+        yield from (pad(chunk, (0, missing)) if missing else chunk).unbind(2)
 
 
 def kl_weight_factor(schedule: Schedule, step: Tensor, steps: int) -> Tensor:
@@ -126,9 +131,9 @@ class _Buffers:
     grad_decoded: list[Tensor]
 
     @classmethod
-    def allocate(cls, widths: Widths, stack: int, batch_size: int, like: Tensor) -> _Buffers:
+    def allocate(cls, widths: Widths, stack: int, columns: int, like: Tensor) -> _Buffers:
         def empty(width: int) -> Tensor:
-            return like.new_empty(stack, width, batch_size)
+            return like.new_empty(stack, width, columns)
 
         return cls(
             encoded=[empty(width) for width in widths.encoder[1:]],
@@ -139,16 +144,18 @@ class _Buffers:
         )
 
 
-def _encode_decode(
-    model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor, kl: Tensor
-) -> tuple[Tensor, Tensor]:
-    """One posterior sample z of each point, and its residual ``(K, D, N)``; the mean KL is written to ``kl (K, L)``."""
+def _encode_decode(model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
+    """One posterior sample of each point, ``(K, L, N)``, and its residual, ``(K, D, N)``."""
     mu, log_var = forward(model.encoder, x, buffers.encoded)[-1].chunk(2, dim=1)
     std = torch.mul(log_var, 0.5, out=buffers.std).exp_()
-    pointwise = torch.addcmul(mu.square(), std, std).sub_(log_var)
-    torch.mean(pointwise, -1, out=kl).sub_(1).mul_(0.5)
     z = torch.addcmul(mu, std, epsilon)
     return z, forward(model.decoder, z, buffers.decoded)[-1] - x
+
+
+def _kl(buffers: _Buffers) -> Tensor:
+    """From N(0, 1), of each point and latent dimension, ``(K, L, N)``."""
+    mu, log_var = buffers.encoded[-1].chunk(2, dim=1)
+    return torch.addcmul(mu.square(), buffers.std, buffers.std).sub_(log_var).sub_(1).mul_(0.5)
 
 
 def _backpropagate(
@@ -161,8 +168,8 @@ def _backpropagate(
     grad_output: Tensor,
     kl_gradient: Tensor,
 ) -> None:
-    """Write the loss's gradient, from the one at the decoder's output and the weight ``(K, L, 1)`` of each KL."""
-    mu, log_var = buffers.encoded[-1].chunk(2, dim=1)
+    """Write the loss's gradient, given that at the decoder's output and of each KL, ``(K, L, N)``."""
+    mu, _ = buffers.encoded[-1].chunk(2, dim=1)
     std = buffers.std
     grad = backward(model.decoder, z, buffers.decoded, grad_output, gradient.decoder, buffers.grad_decoded)
     grad_z = torch.bmm(model.decoder[0].weight.mT, grad)
@@ -170,6 +177,4 @@ def _backpropagate(
     torch.addcmul(grad_z, mu, kl_gradient, out=grad_mu)
     torch.mul(grad_z, epsilon, out=grad_log_var).mul_(std)
     grad_log_var.addcmul_(std.square().sub_(1), kl_gradient).mul_(0.5)
-    backward(
-        model.encoder, x, buffers.encoded, buffers.grad_encoded[-1], gradient.encoder, buffers.grad_encoded
-    )
+    backward(model.encoder, x, buffers.encoded, buffers.grad_encoded[-1], gradient.encoder, buffers.grad_encoded)

@@ -83,9 +83,7 @@ def check_address(address: str) -> None:
         ValueError: the address is a client's: Tune would then run in another process than the driver.
     """
     if "://" in address:
-        raise ValueError(
-            "an address is host:port or 'auto'; for ray:// submit the command with `ray job submit`"
-        )
+        raise ValueError("an address is host:port or 'auto'; for ray:// submit the command with `ray job submit`")
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

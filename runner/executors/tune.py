@@ -85,9 +85,7 @@ class TuneExecutor:
         """Begin to start or join Ray in the background; a failure shows when it is needed."""
         if self._cluster is None:
             self._cluster, self._closed = Future(), threading.Event()
-            self._keeper = threading.Thread(
-                target=self._keep, args=(self._cluster, self._closed), daemon=True
-            )
+            self._keeper = threading.Thread(target=self._keep, args=(self._cluster, self._closed), daemon=True)
             self._keeper.start()
 
     def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
@@ -160,9 +158,7 @@ def _collect(cluster: Cluster) -> list[Delivery]:
     try:
         deliveries: list[Delivery] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
     except ray.exceptions.RayError as error:
-        raise ExecutorError(
-            f"Ray was lost: {setup.first_line(error)}\nRun the same command again."
-        ) from error
+        raise ExecutorError(f"Ray was lost: {setup.first_line(error)}\nRun the same command again.") from error
     return deliveries
 
 

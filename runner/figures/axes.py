@@ -106,9 +106,7 @@ def _panel(panel: Any, view: View, axis: Axis, measure: str) -> None:
         if axis.ordinal and target and not grey:
             x += DODGE * ((view.targets.index(target) + 0.5) / len(view.targets) - 0.5)
         order = np.argsort(x)
-        x, y, low, high = (
-            a[order] for a in (x, *(points[name].to_numpy() for name in ("mean", "low", "high")))
-        )
+        x, y, low, high = (a[order] for a in (x, *(points[name].to_numpy() for name in ("mean", "low", "high"))))
         look = {"linewidth": 0.6} if grey and target else {"linewidth": 2.2 if grey else 1.4, "marker": "o"}
         panel.plot(x, y, color=colour[target], linestyle=DASHES[dash], markersize=3.5, **look)
         if measure in QUESTION:
@@ -156,7 +154,6 @@ def _explain(figure: Any, place: Placed, view: View) -> None:
     split = _split(view, view.axes[1]) if len(view.axes) > 1 else None
     if split:
         groups[split.label] = [
-            (word(level), {"color": INK, "linestyle": dash})
-            for level, dash in zip(split.levels, DASHES, strict=False)
+            (word(level), {"color": INK, "linestyle": dash}) for level, dash in zip(split.levels, DASHES, strict=False)
         ]
     legend(figure, place, groups)

@@ -36,9 +36,7 @@ def draw(folder: Path, views: Sequence[View]) -> Any | None:
         return None
     metric = _metric(pc.unique(curves["metric"]).to_pylist())
     table = curves.filter(pc.equal(curves["metric"], metric)).to_pandas().set_index("cell_id")
-    targets = {
-        view.experiment: list(dict.fromkeys(t for t, _, _ in groups[view.experiment])) for view in shown
-    }
+    targets = {view.experiment: list(dict.fromkeys(t for t, _, _ in groups[view.experiment])) for view in shown}
     figure, placed = sheet([_block(view, len(targets[view.experiment])) for view in shown])
     for view, place in zip(shown, placed, strict=True):
         main = view.axes[0] if view.axes else None

@@ -90,9 +90,7 @@ class Study:
 def read_study(folder: Path) -> Study:
     """Read ``cells.parquet`` and ``summary.parquet``, the nested tables aside."""
     layout = pq.read_schema(folder / "cells.parquet")
-    fields = {
-        f.name: {key.decode(): value.decode() for key, value in (f.metadata or {}).items()} for f in layout
-    }
+    fields = {f.name: {key.decode(): value.decode() for key, value in (f.metadata or {}).items()} for f in layout}
     about = {key.decode(): value.decode() for key, value in (layout.metadata or {}).items()}
     summary = pd.read_parquet(folder / "summary.parquet")
     if "experiment" not in summary or summary.empty:

@@ -105,9 +105,7 @@ def sheet(blocks: Sequence[Block]) -> tuple[Any, list[Placed]]:
     return figure, placed
 
 
-def legend(
-    figure: Any, placed: Placed, groups: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
-) -> None:
+def legend(figure: Any, placed: Placed, groups: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]) -> None:
     """Draw one legend: for each heading its entries, as (label, the look of a ``Line2D``)."""
     from matplotlib.lines import Line2D
 

@@ -89,6 +89,4 @@ def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
     near = difflib.get_close_matches(str(sweep), known, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     held = f"It holds: {', '.join(known[:20])}." if known else "It holds none yet."
-    raise StoreError(
-        f"no results of a sweep '{sweep}' in {results}/.{guess} {held} Next: modesweep run {sweep}"
-    )
+    raise StoreError(f"no results of a sweep '{sweep}' in {results}/.{guess} {held} Next: modesweep run {sweep}")

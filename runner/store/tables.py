@@ -132,9 +132,7 @@ def _in_order(cells: pa.Table, layouts: Sequence[pa.Schema]) -> pa.Table:
     planned = sorted(layouts, key=lambda layout: place.get(_note(layout.metadata, "experiment"), len(place)))
     names = dict.fromkeys(name for layout in planned for name in layout.names)
     rank = {role: i for i, role in enumerate(ROLES)}
-    return cells.select(
-        sorted(names, key=lambda name: rank.get(_note(cells.field(name).metadata, "role"), len(rank)))
-    )
+    return cells.select(sorted(names, key=lambda name: rank.get(_note(cells.field(name).metadata, "role"), len(rank))))
 
 
 def _write_nested(

@@ -24,9 +24,7 @@ WAIT_FOR_OTHER = 10.0  # seconds; an export whose driver was killed ends by itse
 UNUSED = {"modes", "q_samples", "q_mean", "q_covariance", "q_weights"}
 
 
-def export(
-    request: Request, progress: Progress = lambda done, total: None, table: str | None = None
-) -> ExportReport:
+def export(request: Request, progress: Progress = lambda done, total: None, table: str | None = None) -> ExportReport:
     """Export every shard that there is now, and end the parent run.
 
     Args:
@@ -80,9 +78,7 @@ class Export:
         self._session = mlflow_store.open_session(
             request.location, self._about.name, kind, request.tags, self._about.question
         )
-        self._groups = (
-            Configurations(self._about.seeds, self._about.axes) if kind == "configuration" else None
-        )
+        self._groups = Configurations(self._about.seeds, self._about.axes) if kind == "configuration" else None
         self._planned = None if request.cells is None else pa.array(request.cells, pa.string())
         self._read: set[Path] = set()
         self._cells: set[str] = set()

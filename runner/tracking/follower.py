@@ -122,9 +122,7 @@ class Follower:
             self._reader.join()
         if self._report is not None:
             return self._report
-        return ExportReport(
-            self._state.exported, url=self._state.url, error=self._state.late or self._last_words()
-        )
+        return ExportReport(self._state.exported, url=self._state.url, error=self._state.late or self._last_words())
 
     def _last_words(self) -> str:
         self._errors.seek(0)

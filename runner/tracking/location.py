@@ -85,14 +85,10 @@ def locate(tracking_uri: str | None, results: Path) -> Location:
 def _sqlite(uri: str) -> Location:
     path = uri.partition("///")[2].partition("?")[0]
     if not uri.startswith("sqlite:///") or not path or path == ":memory:":
-        raise SweepError(
-            f"--tracking-uri: '{uri}' names no file; write sqlite:///runs.db or sqlite:////data/runs.db"
-        )
+        raise SweepError(f"--tracking-uri: '{uri}' names no file; write sqlite:///runs.db or sqlite:////data/runs.db")
     file = Path(unquote(path)).resolve()
     if file.is_dir():
-        raise SweepError(
-            f"--tracking-uri: {file} is a folder; name a file, such as sqlite:///{file / 'mlflow.db'}"
-        )
+        raise SweepError(f"--tracking-uri: {file} is a folder; name a file, such as sqlite:///{file / 'mlflow.db'}")
     return Location(f"sqlite:///{file}", (file.parent / "mlartifacts").as_uri())
 
 
@@ -119,9 +115,7 @@ def _secrets(uri: str) -> list[str]:
     try:
         parts = urlsplit(uri)
         found = [parts.password or ""]
-        found += [
-            value for key, value in parse_qsl(parts.query) if re.search("(?i)token|passw|secret|key", key)
-        ]
+        found += [value for key, value in parse_qsl(parts.query) if re.search("(?i)token|passw|secret|key", key)]
     except ValueError:  # not a URI: nothing that could be told apart
         return []
     both = {form for secret in found if secret for form in (secret, unquote(secret))}

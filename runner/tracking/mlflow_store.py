@@ -119,9 +119,7 @@ def write(session: Session, runs: Sequence[Run]) -> int:
     return len(todo)
 
 
-def finish(
-    session: Session, status: str, note: str | None, artifacts: Iterable[tuple[Path, str | None]]
-) -> list[str]:
+def finish(session: Session, status: str, note: str | None, artifacts: Iterable[tuple[Path, str | None]]) -> list[str]:
     """Describe and end the parent run; returns what could not be attached, in sentences.
 
     A note of None leaves the parent run as it is described.
@@ -182,13 +180,9 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None, question
     return str(experiment.experiment_id)
 
 
-def _parent(
-    client: MlflowClient, experiment_id: str, sweep: str, tags: Mapping[str, str]
-) -> tuple[str, bool]:
+def _parent(client: MlflowClient, experiment_id: str, sweep: str, tags: Mapping[str, str]) -> tuple[str, bool]:
     """The id of the parent run, and whether it has a description."""
-    found = client.search_runs(
-        [experiment_id], "tags.kind = 'sweep'", max_results=1, order_by=["start_time ASC"]
-    )
+    found = client.search_runs([experiment_id], "tags.kind = 'sweep'", max_results=1, order_by=["start_time ASC"])
     if not found:
         run = client.create_run(experiment_id, tags={**tags, "kind": "sweep"}, run_name=sweep)
         return str(run.info.run_id), False
@@ -197,19 +191,13 @@ def _parent(
 
 
 def _is_news(run: Run, known: Known | None) -> bool:
-    return (
-        known is None
-        or run.revision > known.revision
-        or (run.revision == known.revision and not known.complete)
-    )
+    return known is None or run.revision > known.revision or (run.revision == known.revision and not known.complete)
 
 
 def _find_by_search(client: MlflowClient, experiment_id: str, kind: Kind) -> Iterator[tuple[str, Known]]:
     token = None
     while token != "":
-        found = client.search_runs(
-            [experiment_id], f"tags.kind = '{kind}'", max_results=PAGE, page_token=token
-        )
+        found = client.search_runs([experiment_id], f"tags.kind = '{kind}'", max_results=PAGE, page_token=token)
         for run in found:
             tags, complete = run.data.tags, run.info.status != "RUNNING"
             yield tags[KEY_TAG[kind]], Known(run.info.run_id, tags["finished_at"], complete)
@@ -240,10 +228,7 @@ def _insert(session: Session, runs: Sequence[Run]) -> None:
     client = session.client
     root = client.get_experiment(session.experiment_id).artifact_location
     replaced = [session.known[run.key].run_id for run in runs if run.key in session.known]
-    ids = {
-        run.key: session.known[run.key].run_id if run.key in session.known else uuid.uuid4().hex
-        for run in runs
-    }
+    ids = {run.key: session.known[run.key].run_id if run.key in session.known else uuid.uuid4().hex for run in runs}
     made = rows(
         [(ids[run.key], run) for run in runs],
         session.experiment_id,

@@ -15,9 +15,7 @@ from runner.tracking.location import Location
 Mode = Literal["cells", "groups"]
 Progress = Callable[[int, int], None]
 
-GROUPS_ABOVE = (
-    20_000  # cells; MLflow's pages and searches take seconds beyond (17 s for a search of 10,000 runs)
-)
+GROUPS_ABOVE = 20_000  # cells; MLflow's pages and searches take seconds beyond (17 s for a search of 10,000 runs)
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,7 @@ class ExportReport:
     error: str | None = None
 
 
-def choose_mode(
-    asked: Literal["cells", "groups", "off"] | None, cells: int
-) -> tuple[Mode | None, str | None]:
+def choose_mode(asked: Literal["cells", "groups", "off"] | None, cells: int) -> tuple[Mode | None, str | None]:
     """The mode for a sweep of so many cells, None for off, and a notice if a user would not expect it."""
     if asked is not None:
         return (None if asked == "off" else asked), None

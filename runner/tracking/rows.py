@@ -15,9 +15,7 @@ TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
 RUN_NAME, USER = "mlflow.runName", "mlflow.user"
 
 
-def rows(
-    runs: Iterable[tuple[str, Run]], experiment_id: str, tags: Mapping[str, str], artifact_uri: Any
-) -> Rows:
+def rows(runs: Iterable[tuple[str, Run]], experiment_id: str, tags: Mapping[str, str], artifact_uri: Any) -> Rows:
     """The rows of some runs, by table.
 
     Args:
@@ -51,9 +49,7 @@ def latest(points: Sequence[Point]) -> Iterable[Point]:
     return newest.values()
 
 
-def _run_row(
-    run_id: str, run: Run, experiment_id: int, tags: Mapping[str, str], artifact_uri: str
-) -> dict[str, Any]:
+def _run_row(run_id: str, run: Run, experiment_id: int, tags: Mapping[str, str], artifact_uri: str) -> dict[str, Any]:
     return {
         "run_uuid": run_id,
         "experiment_id": experiment_id,

@@ -144,9 +144,7 @@ def _curves(column: pa.ChunkedArray) -> Iterator[list[tuple[int, str, float]]]:
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_pylist()
     flat = pa.table({"point": pc.list_flatten(column)}).flatten()
     points = list(
-        zip(
-            *(flat.column(f"point.{field}").to_pylist() for field in ("step", "metric", "value")), strict=True
-        )
+        zip(*(flat.column(f"point.{field}").to_pylist() for field in ("step", "metric", "value")), strict=True)
     )
     start = 0
     for length in lengths:

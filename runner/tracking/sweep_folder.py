@@ -42,9 +42,7 @@ def about(folder: Path) -> About:
             held.setdefault(name, set()).add(repr(value))
     axes = {experiment: [name for name in held if len(held[name]) > 1] for experiment, held in values.items()}
     seeds = content.get("seeds", 1)
-    return About(
-        folder.name, str(content.get("question") or ""), axes, seeds if isinstance(seeds, int) else len(seeds)
-    )
+    return About(folder.name, str(content.get("question") or ""), axes, seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _settings(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -24,9 +24,7 @@ START = 90.0  # seconds; the server takes about four, more on a busy machine
 TRIED = 20  # ports after the asked one
 
 
-def serve(
-    tracking_uri: str | None, results: Path, port: int = 5000, announce: Callable[[str], None] = print
-) -> int:
+def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: Callable[[str], None] = print) -> int:
     """Show runs in MLflow's own pages until Ctrl-C; returns the exit code.
 
     Args:
@@ -111,9 +109,7 @@ def free_port(asked: int) -> int:
     raise TrackingError(f"ports {asked} to {asked + TRIED - 1} are in use; choose another with --port")
 
 
-def _wait_until_it_answers(
-    process: subprocess.Popen[bytes], address: str, log: IO[bytes], location: Location
-) -> None:
+def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: IO[bytes], location: Location) -> None:
     deadline = time.monotonic() + START
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{address}/health", timeout=5):

@@ -14,7 +14,7 @@ from runner.spec import load_sweep
 
 def test_it_is_what_the_runner_asks_for() -> None:
     catalogue: Catalogue = CATALOGUE
-    assert list(catalogue.experiments) == ["kl_fit", "vae"]
+    assert list(catalogue.experiments) == ["kl_fit", "vae", "gradients"]
     assert {"bimodal", "ring8", "grid25", "gmm40", "faithful"} <= set(catalogue.target_names)
     assert all(catalogue.target(name).name == name for name in catalogue.target_names)
 

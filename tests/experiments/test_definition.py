@@ -145,9 +145,7 @@ def test_a_file_is_read_exactly(tmp_path: Path, suffix: str) -> None:
     assert (found.name, found.unit) == ("mine", "mm")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "columns"), [("csv", ["z", "x"]), ("parquet", ["z", "x"]), ("npy", [2, 0])]
-)
+@pytest.mark.parametrize(("suffix", "columns"), [("csv", ["z", "x"]), ("parquet", ["z", "x"]), ("npy", [2, 0])])
 def test_columns_are_chosen_in_the_order_given(tmp_path: Path, suffix: str, columns: list[Any]) -> None:
     found = define("mine", {"file": str(written(tmp_path, suffix)), "columns": columns}, HERE)
     assert isinstance(found, Points)
@@ -162,9 +160,7 @@ def test_one_dimension_of_an_array(tmp_path: Path) -> None:
 
 
 def test_the_same_points_in_another_kind_of_file_are_the_same_target(tmp_path: Path) -> None:
-    digests = {
-        define("m", {"file": str(written(tmp_path, s))}, HERE).digest for s in ("csv", "parquet", "npy")
-    }
+    digests = {define("m", {"file": str(written(tmp_path, s))}, HERE).digest for s in ("csv", "parquet", "npy")}
     assert len(digests) == 1
 
 

@@ -19,9 +19,7 @@ def random_mixture(seed: int, count: int, dim: int, df: float | None = None) -> 
 
 @pytest.mark.parametrize(("seed", "count", "dim"), [(0, 1, 1), (1, 4, 2), (2, 3, 10)])
 @pytest.mark.parametrize("df", [None, 5.0])
-def test_mean_and_covariance_are_those_of_its_samples(
-    seed: int, count: int, dim: int, df: float | None
-) -> None:
+def test_mean_and_covariance_are_those_of_its_samples(seed: int, count: int, dim: int, df: float | None) -> None:
     target = random_mixture(seed, count, dim, df)
     generator = np.random.default_rng(seed)
     n = 400_000
@@ -45,9 +43,7 @@ def test_infinite_variance_is_said_to_be_so() -> None:
 
 def test_the_digest_is_of_the_numbers_alone() -> None:
     one = random_mixture(3, 2, 2)
-    same = Mixture(
-        "other", one.weights.copy(), np.asfortranarray(one.means), one.covariances, about="x", unit="m"
-    )
+    same = Mixture("other", one.weights.copy(), np.asfortranarray(one.means), one.covariances, about="x", unit="m")
     assert one.digest == same.digest
     zero = Mixture("z", np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)))
     minus = Mixture("z", np.ones(1), -np.zeros((1, 1)), np.ones((1, 1, 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def _decoder(widths: tuple[int, ...], gain: float, cells: int = 2) -> list[Layer
             gain * torch.randn(cells, out, before, generator=rng, dtype=F64) / before**0.5,
             gain * torch.randn(cells, out, 1, generator=rng, dtype=F64),
         )
-        for before, out in zip(widths[:-1], widths[1:], strict=True)
+        for before, out in pairwise(widths)
     ]
 
 
@@ -41,9 +42,7 @@ def _by_quadrature(decoder: list[Layer], noise_std: Tensor, x: Tensor) -> Tensor
     latent = decoder[0].weight.shape[2]
     line = torch.linspace(-8, 8, 40_001 if latent == 1 else 500, dtype=F64)
     grid = torch.stack(torch.meshgrid(*[line] * latent, indexing="ij")).flatten(1)
-    log_prior = -0.5 * grid.square().sum(dim=0) - latent * (
-        0.5 * math.log(2 * math.pi) - math.log(line[1] - line[0])
-    )
+    log_prior = -0.5 * grid.square().sum(dim=0) - latent * (0.5 * math.log(2 * math.pi) - math.log(line[1] - line[0]))
     decoded = forward(decoder, grid.expand(len(x), -1, -1))[-1]
     rows = []
     for n in range(x.shape[2]):
@@ -82,8 +81,9 @@ def test_bent_decoders_are_scored_as_by_quadrature(widths: tuple[int, ...], coun
     for start in (off, z):
         guess = Guess(start, off, torch.full_like(z, 1e-3))
         error = log_evidence(decoder, noise_std, x, guess, generators([0, 1], "evaluation")) - exact
-        assert error.mean().abs() < 0.03
-        assert error.square().mean().sqrt() < 0.35
+        # A spread of 0.2 nats lowers the mean of the logarithm by 0.02, and is known to 0.02 from 120 points.
+        assert error.mean().abs() < 0.05
+        assert error.square().mean().sqrt() < 0.3
 
 
 def test_the_estimate_is_unbiased_before_the_logarithm() -> None:

@@ -36,7 +36,12 @@ def _module(layers: list[Layer], k: int) -> nn.Sequential:
 
 
 def _reference(
-    encoder: nn.Sequential, decoder: nn.Sequential, cell: dict[str, float], likelihood: str, x: Tensor, noise: Tensor
+    encoder: nn.Sequential,
+    decoder: nn.Sequential,
+    cell: dict[str, float],
+    likelihood: str,
+    x: Tensor,
+    noise: Tensor,
 ) -> None:
     """The textbook loop: ``x (steps, N, D)``, ``noise (steps, N, L)``."""
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
@@ -99,10 +104,8 @@ def test_the_trace_is_of_the_minibatches_before_each_step() -> None:
     encoder, decoder = _module(model.encoder, 1), _module(model.decoder, 1)
     x, noise = torch.randn(2, 2, 1, 30, dtype=F64), torch.randn(2, 1, 1, 30, dtype=F64)
     ones = torch.ones(2, dtype=F64)
-    trace = train(
-        model, widths, Schedule(0.1 * ones, ones, 0 * ones, 0 * ones), training_loss("mse", ones, 2), [x], [noise],
-        steps=1, batch_size=30,
-    )  # fmt: skip
+    schedule = Schedule(0.1 * ones, ones, 0 * ones, 0 * ones)
+    trace = train(model, widths, schedule, training_loss("mse", ones, 2), [x], [noise], steps=1, batch_size=30)
     points = x[1, :, 0].T
     mu, log_var = encoder(points).detach().chunk(2, dim=1)
     square = (decoder(mu + (0.5 * log_var).exp() * noise[1, :, 0].T) - points).square().sum(dim=1).mean()

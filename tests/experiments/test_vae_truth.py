@@ -36,7 +36,7 @@ def _gaussian(variances: np.ndarray, rng: np.random.Generator) -> Mixture:
 
 @dataclass(frozen=True)
 class WaterFilling:
-    """The optimum of a linear beta-VAE: reverse water-filling at theta = beta s^2 (Lucas et al. 2019; Cover & Thomas)."""
+    """The optimum of a linear beta-VAE: reverse water-filling at theta = beta s^2 (Lucas et al. 2019)."""
 
     variances: np.ndarray
     noise_variance: float
@@ -125,7 +125,13 @@ def test_a_unit_collapses_where_the_kl_weight_passes_its_variance_over_the_noise
 def test_the_mse_form_is_a_gaussian_vae_of_the_same_theta() -> None:
     variances = np.array([2.0, 0.7, 0.1])
     target = _gaussian(variances, np.random.default_rng(6))
-    linear = {"encoder": "linear", "decoder": "linear", "noise_std": 0.5, "learning_rate": 0.02, "latent_dim": 3}
+    linear = {
+        "encoder": "linear",
+        "decoder": "linear",
+        "noise_std": 0.5,
+        "learning_rate": 0.02,
+        "latent_dim": 3,
+    }
     (article,) = _run(_cell(target, likelihood="mse", kl_weight=0.6, **linear))
     (gaussian,) = _run(_cell(target, likelihood="gaussian", kl_weight=1.2, **linear))
     assert article.metrics["theta"] == pytest.approx(gaussian.metrics["theta"]) == pytest.approx(0.3)
@@ -137,7 +143,13 @@ def test_the_mse_form_is_a_gaussian_vae_of_the_same_theta() -> None:
 
 def test_free_bits_keep_a_unit_that_would_collapse() -> None:
     target = _gaussian(np.array([1.0, 0.2]), np.random.default_rng(7))
-    linear = {"encoder": "linear", "decoder": "linear", "noise_std": 1.0, "kl_weight": 2.0, "learning_rate": 0.02}
+    linear = {
+        "encoder": "linear",
+        "decoder": "linear",
+        "noise_std": 1.0,
+        "kl_weight": 2.0,
+        "learning_rate": 0.02,
+    }
     without, with_bits = _run(_cell(target, **linear), _cell(target, free_bits=0.5, **linear))
     assert without.metrics["rate"] < 0.01
     assert with_bits.metrics["rate"] == pytest.approx(1.0, abs=0.1)
@@ -158,13 +170,22 @@ def test_standardised_training_reports_in_the_data_s_own_units() -> None:
     by_hand = Mixture(
         "standard", PLAYTIME.weights, (PLAYTIME.means - mean) / sd, PLAYTIME.covariances / np.outer(sd, sd)
     )
-    params = {"steps": 150, "dtype": "float64", "noise_std": 0.2}
+    params = {"steps": 60, "dtype": "float64", "noise_std": 0.2, "hidden": (16,)}
     (own,) = _run(_cell(PLAYTIME, standardise=True, **params))
     (standard,) = _run(_cell(by_hand, **params))
     nats = float(np.log(sd).sum())
     for name, jacobian in {"elbo": -nats, "nll": nats, "distortion": nats, "objective": nats}.items():
         assert own.metrics[name] == pytest.approx(standard.metrics[name] + jacobian, abs=1e-6), name
-    for name in ("rate", "bound_gap", "forward_kl", "reverse_kl", "coverage", "sharpness", "log_width", "entropy_gap"):
+    for name in (
+        "rate",
+        "bound_gap",
+        "forward_kl",
+        "reverse_kl",
+        "coverage",
+        "sharpness",
+        "log_width",
+        "entropy_gap",
+    ):
         assert own.metrics[name] == pytest.approx(standard.metrics[name], abs=1e-6, nan_ok=True), name
     assert own.samples is not None and standard.samples is not None
     np.testing.assert_allclose(own.samples, mean + sd * standard.samples, rtol=1e-6, atol=1e-4)
@@ -181,9 +202,18 @@ def test_forward_kl_is_nll_minus_the_entropy_of_the_target() -> None:
 
 def test_points_are_learned_from_a_part_and_scored_on_the_rest() -> None:
     rng = np.random.default_rng(9)
-    values = np.concatenate([rng.normal([2.0, 55.0], [0.3, 6.0], (150, 2)), rng.normal([4.3, 80.0], [0.4, 6.0], (250, 2))])
+    values = np.concatenate(
+        [rng.normal([2.0, 55.0], [0.3, 6.0], (150, 2)), rng.normal([4.3, 80.0], [0.4, 6.0], (250, 2))]
+    )
     points = Points("geyser", values, ("minutes", "waiting"))
-    params = {"standardise": True, "noise_std": 0.35, "steps": 1500, "latent_dim": 1, "learning_rate": 3e-3}
+    params = {
+        "standardise": True,
+        "noise_std": 0.35,
+        "steps": 1000,
+        "latent_dim": 1,
+        "learning_rate": 5e-3,
+        "hidden": (32,),
+    }
     (outcome,) = _run(_cell(points, train_size=300, **params))
     assert outcome.labels == {"coverage_method": "knn", "test_points": "held_out"}
     assert outcome.metrics["coverage"] > 0.85 and outcome.metrics["sharpness"] > 0.85
@@ -204,7 +234,9 @@ def test_coordinates_leave_a_constant_column_alone() -> None:
 def test_decoder_means_are_scored_by_neighbours_and_by_the_target_s_modes() -> None:
     ring = np.stack([np.cos(np.arange(4) * np.pi / 2), np.sin(np.arange(4) * np.pi / 2)], axis=1)
     target = Mixture("ring4", np.full(4, 0.25), ring, np.tile(0.01 * np.eye(2), (4, 1, 1)))
-    noisy, mean = (_run(_cell(target, sample=sample, steps=600, kl_weight=0.5))[0] for sample in ("noisy", "mean"))
+    noisy, mean = (
+        _run(_cell(target, sample=sample, steps=400, hidden=(32,), kl_weight=0.5))[0] for sample in ("noisy", "mean")
+    )
     assert (noisy.labels["coverage_method"], mean.labels["coverage_method"]) == ("density", "knn")
     assert mean.metrics["elbo"] == noisy.metrics["elbo"]  # the same model
     assert mean.metrics["high_quality"] > noisy.metrics["high_quality"]

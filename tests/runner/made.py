@@ -24,9 +24,7 @@ def cell(number: int, seed: int = 0, **params: Any) -> Cell:
 
 def records(cells: Sequence[Cell], batch: str = "b0", minute: int = 0, failed: bool = False) -> pa.Table:
     """What a worker returns for the cells, finished so many minutes after `START`."""
-    outcomes = (
-        [Failure("failed", "RuntimeError: boom")] * len(cells) if failed else TOY.run_batch(cells, "cpu")
-    )
+    outcomes = [Failure("failed", "RuntimeError: boom")] * len(cells) if failed else TOY.run_batch(cells, "cpu")
     return to_table(
         TOY,
         "made",

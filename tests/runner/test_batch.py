@@ -71,9 +71,7 @@ def test_each_cell_is_in_one_batch_of_its_kind_and_memory_is_bounded(
 ) -> None:
     plan = plan_of(*grids, seeds=seeds)
     batches = batches_of(plan, workers=workers, memory_bytes=memory, cells_per_batch=exactly)
-    assert Counter(cell.id for batch in batches for cell in batch.cells) == Counter(
-        cell.id for cell in plan.todo
-    )
+    assert Counter(cell.id for batch in batches for cell in batch.cells) == Counter(cell.id for cell in plan.todo)
     resources = {cell.id: grid.grid.resources for grid in plan.grids for cell in grid.todo}
     for batch in batches:
         assert len({TOY.batch_key(cell.params, cell.target) for cell in batch.cells}) == 1

@@ -98,9 +98,7 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
     ],
 )
-def test_a_wrong_option_is_answered_before_anything_starts(
-    say, arguments: list[str], named: list[str]
-) -> None:
+def test_a_wrong_option_is_answered_before_anything_starts(say, arguments: list[str], named: list[str]) -> None:
     said = say(*arguments)
     assert said.code == 2
     assert "Traceback" not in said.err
@@ -169,7 +167,5 @@ def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
         "except SystemExit: pass\n"
         "print(sorted({'ray', 'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

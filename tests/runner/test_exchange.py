@@ -106,8 +106,7 @@ def test_a_driver_that_is_behind_holds_workers_back() -> None:
         for n in range(RESULTS_WAITING + 1):
             await exchange.offer(str(n), b"")
         deliveries = [
-            asyncio.ensure_future(exchange.deliver(Delivery(str(n), b"", 0.0)))
-            for n in range(RESULTS_WAITING + 1)
+            asyncio.ensure_future(exchange.deliver(Delivery(str(n), b"", 0.0))) for n in range(RESULTS_WAITING + 1)
         ]
         await asyncio.wait(deliveries, timeout=0.1)
         assert [d.done() for d in deliveries] == [True] * RESULTS_WAITING + [False]

@@ -126,9 +126,7 @@ def test_marginal_is_the_t_interval_over_seeds_of_each_seeds_mean() -> None:
             for seed in range(5)
         ]
         low, high = stats.t.interval(0.95, 4, np.mean(by_seed), stats.sem(by_seed))
-        assert points.loc[rate, ["mean", "low", "high"]].tolist() == pytest.approx(
-            [np.mean(by_seed), low, high]
-        )
+        assert points.loc[rate, ["mean", "low", "high"]].tolist() == pytest.approx([np.mean(by_seed), low, high])
 
 
 def test_marginal_of_one_seed_has_no_interval() -> None:
@@ -175,9 +173,7 @@ def test_every_level_has_a_colour_of_its_own() -> None:
 @settings(max_examples=12, deadline=None)  # making axes is slow
 @given(
     st.lists(
-        st.builds(
-            Block, st.just("b"), st.integers(1, 7), st.integers(1, 4), st.floats(1, 3), st.floats(0.1, 0.7)
-        ),
+        st.builds(Block, st.just("b"), st.integers(1, 7), st.integers(1, 4), st.floats(1, 3), st.floats(0.1, 0.7)),
         min_size=1,
         max_size=2,
     )
@@ -211,8 +207,7 @@ def test_pictures_of_a_target_differ_in_the_most_telling_axis_alone(tmp_path: Pa
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 4))
 def test_pictures_fit_a_page_and_no_target_is_shown_in_part(targets: list[int], each: int) -> None:
     chosen = {
-        str(i): [Picture(f"t{t}", level, {}) for t in range(n) for level in range(each)]
-        for i, n in enumerate(targets)
+        str(i): [Picture(f"t{t}", level, {}) for t in range(n) for level in range(each)] for i, n in enumerate(targets)
     }
     kept = _within_budget(chosen)
     assert 0 < sum(map(len, kept.values())) <= MOST_PANELS
@@ -232,9 +227,7 @@ def test_the_frame_of_a_picture_is_where_the_target_is() -> None:
 
 def test_targets_are_kept_as_draws_with_their_coordinates(tmp_path: Path) -> None:
     covariances = np.array([[[4.0, 1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 9.0]]])
-    mixed = Mixture(
-        "mixed", np.array([0.25, 0.75]), np.array([[0.0, 5.0], [8.0, -5.0]]), covariances, unit="cm"
-    )
+    mixed = Mixture("mixed", np.array([0.25, 0.75]), np.array([[0.0, 5.0], [8.0, -5.0]]), covariances, unit="cm")
     points = Points("points", np.array([[1.0], [2.0], [4.0]]), ("waiting",), unit="minutes")
     write_targets(tmp_path, [mixed, points, mixed], n=20_000)
     table = pd.read_parquet(tmp_path / "targets.parquet")

@@ -18,9 +18,7 @@ sizes = st.lists(st.integers(1, 4), min_size=1, max_size=3, unique=True)
 grids = st.lists(st.tuples(rates, sizes), min_size=1, max_size=3)
 
 
-def plan_of(
-    *grids: dict[str, Any], seeds: Any = 2, finished: dict[str, str] | None = None, **options: Any
-) -> Plan:
+def plan_of(*grids: dict[str, Any], seeds: Any = 2, finished: dict[str, str] | None = None, **options: Any) -> Plan:
     source = {"name": "s", "grids": [{"experiment": "toy", **grid} for grid in grids], "seeds": seeds}
     return make_plan(load_sweep(source, CATALOGUE), CATALOGUE, finished or {}, **options)
 
@@ -29,9 +27,7 @@ def plan_of(
 @settings(deadline=None, max_examples=40)
 def test_the_cells_are_the_product_each_once(grids: Any, seeds: int) -> None:
     plan = plan_of(*({"axes": {"target": TARGETS, "rate": r, "size": s}} for r, s in grids), seeds=seeds)
-    expected = [
-        point for rates, sizes in grids for point in itertools.product(TARGETS, rates, sizes, range(seeds))
-    ]
+    expected = [point for rates, sizes in grids for point in itertools.product(TARGETS, rates, sizes, range(seeds))]
     params: list[Any] = [cell.params for cell in plan.cells]
     found = [(p.target, p.rate, p.size, c.seed) for p, c in zip(params, plan.cells, strict=True)]
     assert found == list(dict.fromkeys(expected))

@@ -74,9 +74,7 @@ def test_no_password_survives(user: str, secret: str, host: str) -> None:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    )
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 
@@ -103,9 +101,7 @@ def test_no_git_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert git_state(ROOT) is None
 
 
-def test_code_version_names_the_commit_of_tracked_code_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_version_names_the_commit_of_tracked_code_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "runner"
     package.mkdir()
     monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))

@@ -98,9 +98,7 @@ def test_cells_and_outcomes_must_match() -> None:
 
 
 def records_of(cells: Any, outcomes: Any) -> pa.Table:
-    return to_table(
-        TOY, "s", cells, outcomes, batch_id="b", seconds=1, device="cpu", worker="w", code_version="v"
-    )
+    return to_table(TOY, "s", cells, outcomes, batch_id="b", seconds=1, device="cpu", worker="w", code_version="v")
 
 
 @st.composite
@@ -117,9 +115,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
     return Outcome(
         status=draw(st.sampled_from(["ok", "diverged"])),
         error=draw(st.none() | st.text()),
-        metrics=draw(
-            st.dictionaries(st.sampled_from(["coverage", "coverage_se", "sharpness", "loss"]), FLOAT)
-        ),
+        metrics=draw(st.dictionaries(st.sampled_from(["coverage", "coverage_se", "sharpness", "loss"]), FLOAT)),
         labels=draw(st.dictionaries(st.just("shape"), st.text(st.characters(codec="utf-8")))),
         curve_steps=np.arange(steps) * 10 if curves else None,
         curves=curves,
@@ -138,11 +134,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    held=st.lists(
-        outcomes() | st.builds(Failure, st.sampled_from(["failed", "timeout"]), st.text()), max_size=4
-    )
-)
+@given(held=st.lists(outcomes() | st.builds(Failure, st.sampled_from(["failed", "timeout"]), st.text()), max_size=4))
 def test_a_record_holds_all_of_an_outcome_through_parquet(held: list[Any], tmp_path_factory: Any) -> None:
     cells = [cell(i, seed=i * 3, rate=0.1 * (i + 1)) for i in range(len(held))]
     path = tmp_path_factory.mktemp("record") / "x.parquet"
@@ -160,9 +152,7 @@ def test_a_record_holds_all_of_an_outcome_through_parquet(held: list[Any], tmp_p
             assert value is None or same(row[name], value)
         assert row["shape"] == outcome.labels.get("shape")
         expected = [
-            (int(s), n, v)
-            for n, c in outcome.curves.items()
-            for s, v in zip(outcome.curve_steps, c, strict=True)
+            (int(s), n, v) for n, c in outcome.curves.items() for s, v in zip(outcome.curve_steps, c, strict=True)
         ]
         got = [(entry["step"], entry["metric"], entry["value"]) for entry in row["curves"] or []]
         assert [e[:2] for e in got] == [e[:2] for e in expected]

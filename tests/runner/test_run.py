@@ -40,9 +40,7 @@ class Hearing(Silent):
 
 def sweep(seeds: int = 2, **axes: Any) -> Any:
     grid = {"experiment": "toy", "axes": {"target": ["near", "far"], "rate": [0.5, 1.0, 2.0], **axes}}
-    return load_sweep(
-        {"name": "toys", "question": "Does it run?", "grids": [grid], "seeds": seeds}, CATALOGUE
-    )
+    return load_sweep({"name": "toys", "question": "Does it run?", "grids": [grid], "seeds": seeds}, CATALOGUE)
 
 
 def options(results: Path, **changes: Any) -> Options:

@@ -31,9 +31,7 @@ def test_written_records_are_read_back(tmp_path: Path) -> None:
     assert path.parent == tmp_path / "records"
     assert path.name.startswith("b0-")
     back = read_records(tmp_path)
-    assert [(f.name, f.type, f.metadata) for f in back.schema] == [
-        (f.name, f.type, f.metadata) for f in table.schema
-    ]
+    assert [(f.name, f.type, f.metadata) for f in back.schema] == [(f.name, f.type, f.metadata) for f in table.schema]
     assert back.schema.metadata == table.schema.metadata
     assert str(back.to_pylist()) == str(table.to_pylist())
     assert shard_paths(tmp_path) == [path]
@@ -116,9 +114,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
     assert len(told) == 1
 
 
-def test_a_refusal_of_the_operating_system_is_no_damage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_of_the_operating_system_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_shard(tmp_path, records([cell(0)]))
 
     def refuse(*_: object, **__: object) -> None:

@@ -244,9 +244,7 @@ def test_scalars(text: str, value: object) -> None:
     assert yaml_text.parse(yaml_text.dump(found), "x")[0] == found
 
 
-@given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x), max_leaves=6)
-)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x), max_leaves=6))
 @settings(deadline=None)
 def test_dumped_values_read_back(value: Any) -> None:
     text = yaml_text.dump({"a": value})
@@ -412,11 +410,7 @@ seeds: -1
     ]
     positions = [message.index(f"{place}:") for place in places]
     assert len(set(positions)) == len(places)
-    lines = [
-        int(line.split("line ")[1].split(",")[0])
-        for line in message.splitlines()
-        if line.startswith("  line")
-    ]
+    lines = [int(line.split("line ")[1].split(",")[0]) for line in message.splitlines() if line.startswith("  line")]
     assert lines == sorted(lines)
 
 

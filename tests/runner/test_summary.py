@@ -70,9 +70,7 @@ def test_statistics_are_scipys(values: list[list[float]], failed: int) -> None:
         if len(kept) > 1:
             expected[1] = float(scipy.stats.tstd(kept))
             error = scipy.stats.sem(kept)
-            expected[2:] = [
-                kept.mean() + side * error * scipy.stats.t.ppf(0.975, len(kept) - 1) for side in (-1, 1)
-            ]
+            expected[2:] = [kept.mean() + side * error * scipy.stats.t.ppf(0.975, len(kept) - 1) for side in (-1, 1)]
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -168,9 +166,7 @@ def test_a_best_value_at_the_edge_is_warned_of(losses: list[float], said: list[s
     frame = pd.DataFrame({"rate": [0.1, 1.0, 10.0], "loss": losses})
     sentences = edge_warnings(summarise(cells_of(frame, nuisance=("rate",))))
     assert len(sentences) == len(said)
-    assert all(
-        part in sentence and "1 of 1" in sentence for part, sentence in zip(said, sentences, strict=True)
-    )
+    assert all(part in sentence and "1 of 1" in sentence for part, sentence in zip(said, sentences, strict=True))
 
 
 def test_edges_are_counted_over_settings_and_text_has_none() -> None:

@@ -35,10 +35,7 @@ def compact(folder: Path, ids: list[str], **options: Any) -> Counts:
 def sweep(tmp_path: Path) -> tuple[Path, list[Cell]]:
     """Twelve cells in shuffled batches, one of them diverged, one failed, one failed and then ok."""
     folder = tmp_path / "made"
-    cells = [
-        cell(i, seed=i % 3, rate=[0.5, 2.0][i // 3 % 2], mode="diverge" if i == 4 else "fine")
-        for i in range(12)
-    ]
+    cells = [cell(i, seed=i % 3, rate=[0.5, 2.0][i // 3 % 2], mode="diverge" if i == 4 else "fine") for i in range(12)]
     order = np.random.default_rng(0).permutation(12)
     for number, chosen in enumerate(np.array_split(order, 4)):
         write_shard(folder, records([cells[i] for i in chosen if i not in (7, 9)], batch=f"b{number}"))
@@ -89,9 +86,7 @@ def test_nested_columns_become_rows(sweep: tuple[Path, list[Cell]], monkeypatch:
     done = [c for c in cells if c.id != cells[7].id]
     outcomes = {c.id: TOY.run_batch([c], "cpu")[0] for c in done}
     compact(folder, [c.id for c in cells])
-    curves, modes, samples = (
-        read(folder) for read in (reading.read_curves, reading.read_modes, reading.read_samples)
-    )
+    curves, modes, samples = (read(folder) for read in (reading.read_curves, reading.read_modes, reading.read_samples))
     assert list(curves["cell_id"].unique()) == [c.id for c in done]
     for c in done:
         outcome = outcomes[c.id]
@@ -135,9 +130,7 @@ OTHER = replace(
 def test_two_experiments_and_dimensions_share_the_tables(tmp_path: Path) -> None:
     toy = cell(0)
     other = Cell("a" * 16, "k", "other", OtherParams(target="plane"), mixture("plane", 1.0, dim=2), 0)
-    outcome = replace(
-        TOY.run_batch([toy], "cpu")[0], metrics={"elbo": 1.5}, samples=np.arange(6.0).reshape(3, 2)
-    )
+    outcome = replace(TOY.run_batch([toy], "cpu")[0], metrics={"elbo": 1.5}, samples=np.arange(6.0).reshape(3, 2))
     write_shard(tmp_path, records([toy]))
     extra = {
         "batch_id": "z",
@@ -223,9 +216,7 @@ def test_a_damaged_shard_costs_its_own_cells_only(sweep: tuple[Path, list[Cell]]
     assert (counts.missing, len(told)) == (1, 1)
 
 
-def test_sweeps_are_found_by_name_or_path(
-    sweep: tuple[Path, list[Cell]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sweeps_are_found_by_name_or_path(sweep: tuple[Path, list[Cell]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, cells = sweep
     compact(folder, [c.id for c in cells])
     assert len(reading.read_cells("made", folder.parent)) == 12
@@ -241,9 +232,7 @@ def test_the_manifest_keeps_earlier_runs(tmp_path: Path) -> None:
     held = replace(provenance.collect(["modesweep", "run", "x", "--tracking-uri", "http://u:pw@h"]))
     start = datetime(2030, 1, 1, tzinfo=UTC)
     for run in range(3):
-        counts = Counts(
-            cells=9, ok=3 * (run + 1), diverged=0, failed=0, timeout=0, missing=6 - 3 * run, other=0
-        )
+        counts = Counts(cells=9, ok=3 * (run + 1), diverged=0, failed=0, timeout=0, missing=6 - 3 * run, other=0)
         began = start + timedelta(hours=run)
         write_manifest(
             tmp_path,

@@ -84,9 +84,7 @@ def test_a_killed_driver_leaves_finished_exports_and_no_process(store: Location,
     driver = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     assert driver.returncode == -signal.SIGKILL
     process = int(driver.stdout)
-    wait_for(
-        lambda: not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text()
-    )
+    wait_for(lambda: not Path(f"/proc/{process}").exists() or "Z" in Path(f"/proc/{process}/stat").read_text())
     check_equal(store, table)
     assert parents(store)[0].info.status == "KILLED"
 

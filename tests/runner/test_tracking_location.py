@@ -69,9 +69,7 @@ def test_a_refusal_hides_the_password(tmp_path: Path) -> None:
     assert "s3cr3t" not in str(refusal.value)
 
 
-password = st.text("abcdefghijklmnopqrstuvwxyz0123456789%$!~", min_size=4).filter(
-    lambda text: "%" not in text
-)
+password = st.text("abcdefghijklmnopqrstuvwxyz0123456789%$!~", min_size=4).filter(lambda text: "%" not in text)
 
 
 @given(secret=password, user=st.sampled_from(["", "me"]), before=st.sampled_from(["", "wrong password "]))

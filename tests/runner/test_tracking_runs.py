@@ -52,9 +52,7 @@ def test_the_final_value_is_the_latest_whatever_the_curve(
     assert run.start < run.end
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0])), min_size=1)
-)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0])), min_size=1))
 def test_latest_is_the_greatest_step_then_time_then_value(entries: list[tuple[int, int, float]]) -> None:
     points = [Point("m", value, timestamp, step) for step, timestamp, value in entries]
     (newest,) = latest(points)

@@ -54,9 +54,7 @@ def test_runs_sent_to_a_server_say_what_the_records_say(
     check_equal(served, table)
     (parent,) = parents(served)
     assert report.url == f"{served.uri}/#/experiments/1/runs/{parent.info.run_id}?{ui.TRAINING}"
-    assert [file.path for file in MlflowClient(served.uri).list_artifacts(parent.info.run_id)] == [
-        "sweep.yaml"
-    ]
+    assert [file.path for file in MlflowClient(served.uri).list_artifacts(parent.info.run_id)] == ["sweep.yaml"]
 
     local = locate(copy_store(template, tmp_path / "local" / "mlflow.db"), tmp_path)
     export(Request(folder, local))

@@ -88,9 +88,7 @@ def check_equal(store: Location, table: pa.Table) -> None:
         assert {name: run.data.metrics[name] for name in finite} == finite
         for name in seen:
             history = [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)]
-            wanted = [
-                (p["step"], p["value"]) for p in curves if p["metric"] == name and math.isfinite(p["value"])
-            ]
+            wanted = [(p["step"], p["value"]) for p in curves if p["metric"] == name and math.isfinite(p["value"])]
             wanted += [(max(p["step"] for p in curves), finite[name])] if name in finite else []
             assert sorted(history) == sorted(wanted)
         for name in set(finite) - seen:
@@ -234,9 +232,7 @@ def test_a_failed_transaction_leaves_no_half_batch(
     table = make_table(make_cells(5))
     folder = make_folder(tmp_path, [table])
     true_rows = mlflow_store.rows
-    monkeypatch.setattr(
-        mlflow_store, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]}
-    )
+    monkeypatch.setattr(mlflow_store, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]})
     with pytest.raises(TrackingError, match=r"modesweep export made"):
         run_export(folder, store)
     assert children(store) == {}
@@ -259,9 +255,7 @@ def test_surplus_runs_of_a_cell_are_deleted(way: str, store: Location, tmp_path:
     check_equal(store, table)
 
 
-def test_another_schema_is_written_through_the_client(
-    by_client: None, store: Location, tmp_path: Path
-) -> None:
+def test_another_schema_is_written_through_the_client(by_client: None, store: Location, tmp_path: Path) -> None:
     session = mlflow_store.open_session(store, "made", "cell", {})
     assert not session.bulk
 
@@ -315,9 +309,7 @@ def test_the_parent_has_tables_and_provenance(store: Location, tmp_path: Path) -
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(name.encode())
     git = Git("f00ba4", "main", True)
-    where = Provenance(
-        "0.1.0", "0.1.0", git, "3.11", "Linux", "x86", 2, "host", "jo", "modesweep run made", {}
-    )
+    where = Provenance("0.1.0", "0.1.0", git, "3.11", "Linux", "x86", 2, "host", "jo", "modesweep run made", {})
     export(Request(folder, store, tags=provenance_tags(where)), table="| rate | coverage |")
     run_export(folder, store)
     (parent,) = parents(store)

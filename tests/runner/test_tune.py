@@ -109,9 +109,7 @@ with open_executor("tune", suite.EXPERIMENTS, suite.CONTEXT, workers=2) as execu
 
 def child(tmp_path: Path) -> subprocess.Popen[str]:
     """A driver with a Ray of its own, in a home folder that does not exist."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
     environment |= {"HOME": str(tmp_path / "nowhere"), "TMPDIR": str(tmp_path), "MARK": str(tmp_path)}
     return subprocess.Popen(
         [sys.executable, "-c", CHILD],

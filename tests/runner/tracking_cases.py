@@ -116,12 +116,8 @@ def dump(database: Path) -> dict[str, list[tuple[Any, ...]]]:
     with sqlite3.connect(database) as connection:
         names = dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'configuration_id'"))
         names |= dict(connection.execute("SELECT run_uuid, value FROM tags WHERE key = 'cell_id'"))
-        names |= {
-            r: "parent" for (r,) in connection.execute("SELECT run_uuid FROM tags WHERE value = 'sweep'")
-        }
-        tables = [
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
+        names |= {r: "parent" for (r,) in connection.execute("SELECT run_uuid FROM tags WHERE value = 'sweep'")}
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         return {table: sorted(_rows(connection, table, names), key=repr) for table in tables}
 
 

@@ -1,0 +1,102 @@
+"""Optima are found once for each target, family and divergence, and kept on disk by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from experiments.targets import Target
+from experiments.truth.divergence import Divergence
+from experiments.truth.search import Family, Optimum, search
+
+VERSION = 1  # raised when the search would find something else
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What the optima depend on; equal for targets of the same numbers, whatever their names."""
+
+    digest: str
+    family: Family
+    divergence: Divergence
+    target: Target = field(compare=False)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        names = {"target": self.digest, "family": self.family, "divergence": self.divergence.key}
+        return {"version": VERSION, **names}
+
+
+def optima(target: Target, family: Family, divergence: Divergence | str) -> tuple[Optimum, ...]:
+    """The local optima that were found, the best first; empty where none is known.
+
+    Kept in ``$MODESWEEP_CACHE``, or in ``modesweep`` in the user's cache folder (``$XDG_CACHE_HOME``,
+    ``~/.cache``). A folder that cannot be written costs time and nothing else.
+
+    Raises:
+        ValueError: no Gaussian has a finite divergence from the target.
+    """
+    chosen = divergence if isinstance(divergence, Divergence) else Divergence(divergence)  # type: ignore[arg-type]
+    return _optima(_Question(target.digest, family, chosen, target))
+
+
+@lru_cache(maxsize=1024)
+def _optima(question: _Question) -> tuple[Optimum, ...]:
+    path = folder() / f"{_hash(question)}.json"
+    found = _read(path, question)
+    if found is None:
+        found = search(question.target, question.family, question.divergence)
+        with suppress(OSError):
+            _write(path, question, found)
+    return found
+
+
+def folder() -> Path:
+    """Where optima are kept."""
+    own = os.environ.get("MODESWEEP_CACHE")
+    if own:
+        return Path(own).expanduser() / "truth"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "modesweep" / "truth"
+
+
+def _hash(question: _Question) -> str:
+    return hashlib.blake2b(json.dumps(question.key, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _read(path: Path, question: _Question) -> tuple[Optimum, ...] | None:
+    """None if the file is not there, is damaged, or answers something else: then the search answers."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["question"] != question.key:
+            return None
+        return tuple(_optimum(row) for row in kept["optima"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _optimum(row: dict[str, Any]) -> Optimum:
+    value = None if row["value"] is None else float(row["value"])
+    covariance = tuple(tuple(float(x) for x in line) for line in row["covariance"])
+    return Optimum(value, float(row["error"]), str(row["label"]), tuple(float(x) for x in row["mean"]), covariance)
+
+
+def _write(path: Path, question: _Question, found: tuple[Optimum, ...]) -> None:
+    """Whole or not at all: another worker may be reading."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"question": question.key, "optima": [asdict(o) for o in found]}, indent=1)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

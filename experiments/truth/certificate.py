@@ -1,0 +1,133 @@
+"""How far a fit is from the best, which local optimum it reached, and whether it got there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.closed_forms import kl_gaussians
+from experiments.targets import Mixture, Target
+from experiments.truth.cache import optima
+from experiments.truth.divergence import Divergence
+from experiments.truth.labels import labels
+from experiments.truth.objective import Objective, Stack
+from experiments.truth.search import SHAPES, Family, Optimum, distances, settle
+
+CONVERGED = 1e-2  # nats above its own local optimum up to which a fit has arrived
+NEAR = 0.02  # nats between a fit and an optimum that it is at; farther, a descent tells where it was going
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Of one fit. Every entry is None where no optimum is known; ``value`` alone where only its place is.
+
+    Args:
+        value: the best value of the divergence in nats, over all optima.
+        gap: the fit's distance above it in nats; clearly below zero, the search has missed an optimum.
+        label: of the local optimum that the fit reached, or was on its way to.
+        converged: whether the fit's value is within 0.01 nats of that local optimum's.
+    """
+
+    value: float | None
+    gap: float | None
+    label: str | None
+    converged: bool | None
+
+
+UNKNOWN = Certificate(None, None, None, None)
+
+
+def certificate(known: Sequence[Optimum], mean: np.ndarray, covariance: np.ndarray, value: float) -> Certificate:
+    """Of a fit with that value of the divergence: its local optimum is the nearest, by Jeffreys' divergence.
+
+    Where an optimum's value is unknown it is forward KL's, and its gap is exact all the same:
+    ``KL(P || Q) - KL(P || Q*) = KL(Q* || Q)``, because Q* has the target's moments.
+    """
+    if not known:
+        return UNKNOWN
+    (own,) = _nearest(known, (mean[None], np.linalg.cholesky(covariance)[None]))[0]
+    best, local = known[0], known[own]
+    if best.value is None or local.value is None:
+        gap = kl_gaussians(np.array(best.mean), np.array(best.covariance), mean, covariance)
+        return Certificate(None, gap, best.label, gap <= CONVERGED)
+    arrived = abs(value - local.value) <= CONVERGED + local.error
+    return Certificate(best.value, value - best.value, local.label, bool(arrived))
+
+
+def certify(
+    target: Target, family: Family, divergence: Divergence, mean: np.ndarray, tril: np.ndarray
+) -> list[Certificate]:
+    """Of K finite fits ``(K, D)``, Cholesky factors ``(K, D, D)``, of one target, family and divergence.
+
+    The fits' own values are computed here, by quadrature: a gap has no Monte-Carlo error. A fit that is near
+    no known optimum is followed downhill, and has the label of where that leads.
+    """
+    known = optima(target, family, divergence)
+    if not known:
+        return [UNKNOWN] * len(mean)
+    q = (np.asarray(mean, dtype=float), np.asarray(tril, dtype=float))
+    forward, reverse = divergence.kl_weights
+    if forward and not reverse:
+        return [_of_forward(known[0], m, t @ t.T) for m, t in zip(*q, strict=True)]
+    if not isinstance(target, Mixture) or target.dim > 2:
+        return [_closed(known[0], target, divergence, *fit) for fit in zip(*q, strict=True)]
+    value = _values(target, family, divergence, q)
+    label, local = _reached(known, target, family, divergence, q)
+    best = known[0].value
+    assert best is not None
+    arrived = np.abs(value - local) <= CONVERGED
+    rows = zip(value, label, arrived, strict=True)
+    return [Certificate(best, float(v - best), word, bool(there)) for v, word, there in rows]
+
+
+def _of_forward(best: Optimum, mean: np.ndarray, covariance: np.ndarray) -> Certificate:
+    gap = kl_gaussians(np.array(best.mean), np.array(best.covariance), mean, covariance)
+    return Certificate(best.value, gap, best.label, gap <= CONVERGED)
+
+
+def _closed(best: Optimum, target: Target, divergence: Divergence, mean: np.ndarray, tril: np.ndarray) -> Certificate:
+    """A Gaussian target in many dimensions: of other divergences than KLs only the optimum is known."""
+    assert isinstance(target, Mixture) and best.value is not None
+    if divergence.has_rest:
+        return Certificate(best.value, None, best.label, None)
+    own, other = (target.means[0], target.covariances[0]), (mean, tril @ tril.T)
+    forward, reverse = divergence.kl_weights
+    gap = forward * kl_gaussians(*own, *other) + reverse * kl_gaussians(*other, *own) - best.value
+    return Certificate(best.value, gap, best.label, gap <= CONVERGED)
+
+
+def _values(target: Mixture, family: Family, divergence: Divergence, q: Stack) -> np.ndarray:
+    """To about 1e-6 nats; for a Gaussian over modes many widths apart to about a thousandth."""
+    level = 2 if target.dim == 1 else 1
+    return Objective(target, divergence, SHAPES[family], level)(q)[0]
+
+
+def _reached(
+    known: Sequence[Optimum], target: Mixture, family: Family, divergence: Divergence, q: Stack
+) -> tuple[list[str], np.ndarray]:
+    """The label and the value of each fit's local optimum."""
+    nearest, apart = _nearest(known, q)
+    label = [known[k].label for k in nearest]
+    local = np.array([known[k].value for k in nearest], dtype=float)
+    away = np.flatnonzero(apart > NEAR)
+    if len(away):
+        found = settle(target, family, divergence, q[0][away], q[1][away])
+        own, still_apart = _nearest(known, found.q)
+        words = labels(target, found.q)
+        values = _values(target, family, divergence, found.q)
+        for i, k in enumerate(away):
+            listed = still_apart[i] <= NEAR
+            label[k] = known[own[i]].label if listed else words[i]
+            local[k] = known[own[i]].value if listed else values[i]
+    return label, local
+
+
+def _nearest(known: Sequence[Optimum], q: Stack) -> tuple[np.ndarray, np.ndarray]:
+    """Which optimum is nearest to each Gaussian, and how many nats away it is: ``(K,)`` each."""
+    means = np.array([o.mean for o in known])
+    trils = np.linalg.cholesky(np.array([o.covariance for o in known]))
+    apart = np.stack([distances((m[None], t[None]), (means, trils)) for m, t in zip(*q, strict=True)])
+    nearest = apart.argmin(axis=1)
+    return nearest, apart[np.arange(len(apart)), nearest]
