@@ -16,14 +16,14 @@ from experiments.catalogue import CATALOGUE
 from runner import spec
 from runner.errors import SweepError
 from runner.options import Options, cut, plan_sweep
-from runner.plan import Plan
+from runner.planning import Plan
 from runner.progress import Listener
 from runner.spec import Sweep
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from runner.run import Report
+    from runner.driver import Report
     from runner.tracking.request import ExportReport
 
 
@@ -52,8 +52,8 @@ def batches(plan: Plan, options: Options, workers: int) -> Any:
 
 
 def run(sweep: Sweep, options: Options | None = None, listener: Listener | None = None) -> Report:
-    """Run the cells that have no record yet; write tables and report; log to MLflow. See ``runner.run``."""
-    from runner.run import run as run_sweep
+    """Run the cells that have no record yet; write tables and report; log to MLflow. See ``runner.driver``."""
+    from runner.driver import run as run_sweep
 
     return run_sweep(sweep, CATALOGUE, options, listener)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from runner.canonical import digest
 from runner.experiment import Experiment
 from runner.grid import Resources
-from runner.plan import Cell, Plan
+from runner.planning import Cell, Plan
 
 __all__ = ["Batch", "Resources", "make_batches", "makespan"]
 

@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.batch import Batch, makespan
-from runner.plan import Plan
+from runner.planning import Plan
 from runner.progress import duration
 
 if TYPE_CHECKING:
     from runner.comparison import Comparison
-    from runner.run import Report
+    from runner.driver import Report
 
 FIRST_CELLS = 5
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from runner.batch import Batch, make_batches
 from runner.experiment import Catalogue
-from runner.plan import Plan, make_plan
+from runner.planning import Plan, make_plan
 from runner.spec import Sweep
 
 MEMORY_SHARE = 0.25  # of this machine's memory, for the stacks of all workers together

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pydantic_core import to_jsonable_python
 
 from runner.experiment import Experiment, Outcome
-from runner.plan import Cell
+from runner.planning import Cell
 
 Status = Literal["ok", "diverged", "failed", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from runner.batch import Batch
 from runner.experiment import Experiment, Outcome
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.record import Failure, to_table
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LIGHT = (
     "runner.cli",
     "runner.spec",
-    "runner.plan",
+    "runner.planning",
     "runner.batch",
     "experiments.catalogue",
 )

@@ -8,7 +8,7 @@ from experiments.catalogue import CATALOGUE
 from experiments.experiment import Params
 from runner.canonical import OPERATIONAL, canonical
 from runner.experiment import Catalogue
-from runner.plan import make_plan
+from runner.planning import make_plan
 from runner.spec import load_sweep
 
 

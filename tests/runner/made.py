@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.record import Failure, to_table
 from tests.runner.fakes import CATALOGUE, TOY, ToyParams
 

@@ -12,7 +12,7 @@ from typing import Any
 from experiments.targets import Target
 from runner import provenance, worker
 from runner.batch import Batch, Resources
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.store.manifest import write_manifest
 from runner.store.shards import write_shard
 from runner.store.tables import write_tables

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from runner.batch import LONGEST, MULTIPLE, STACK, Batch, make_batches, makespan
 from runner.grid import Resources
-from runner.plan import Plan, make_plan
+from runner.planning import Plan, make_plan
 from runner.spec import load_sweep
 from tests.runner.fakes import CATALOGUE, TOY
 

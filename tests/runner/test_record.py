@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from experiments.experiment import Metric, Outcome, Params
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.record import STATUSES, Failure, schema, to_table
 from tests.runner.fakes import CATALOGUE, TOY
 from tests.runner.made import cell, records

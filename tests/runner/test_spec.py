@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runner import yaml_text
 from runner.errors import SweepError
 from runner.grid import Resources
-from runner.plan import make_plan
+from runner.planning import make_plan
 from runner.spec import Sweep, load_sweep, parse_overrides
 from tests.runner.fakes import CATALOGUE
 

@@ -15,7 +15,7 @@ import pytest
 from experiments.experiment import Metric, Params
 from runner import provenance
 from runner.errors import StoreError
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.record import to_table
 from runner.store import reading, tables
 from runner.store.manifest import read_manifest, write_manifest

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from experiments.experiment import Metric, Outcome
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.record import Failure, to_table
 from runner.store.shards import write_shard
 from tests.runner.fakes import TOY, ToyParams, mixture

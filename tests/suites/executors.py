@@ -14,7 +14,7 @@ from experiments.experiment import Experiment, Outcome
 from runner import worker
 from runner.batch import Batch, Resources
 from runner.executors import BatchResult, Executor
-from runner.plan import Cell
+from runner.planning import Cell
 from runner.worker import Context
 from tests.runner import fakes
 from tests.runner.fakes import TOY, ToyParams

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import SweepError
-from runner.plan import Plan, make_plan
+from runner.planning import Plan, make_plan
 from runner.spec import load_sweep
 from tests.runner.fakes import CATALOGUE
 

@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from runner.driver import Report, run
 from runner.errors import StoreError
 from runner.options import Options
 from runner.progress import Silent, Tally
-from runner.run import Report, run
 from runner.spec import load_sweep
 from runner.store.lock import hold
 from runner.store.reading import read_cells, read_curves, read_modes, read_samples, read_summary

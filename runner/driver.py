@@ -19,7 +19,7 @@ from runner.executors import BatchResult, Executor, open_executor
 from runner.experiment import Catalogue
 from runner.lookup import comparisons
 from runner.options import Options, cut, plan_sweep
-from runner.plan import Plan
+from runner.planning import Plan
 from runner.progress import Listener, Silent, Tally
 from runner.provenance import Provenance, code_version
 from runner.report import write_report

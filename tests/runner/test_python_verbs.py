@@ -1,0 +1,47 @@
+"""The verbs of the command line, from Python."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import runner
+
+MINE = """
+name: mine
+question: How much does each divergence keep?
+grids:
+  - experiment: kl_fit
+    axes: {target: [mine], divergence: [forward_kl, reverse_kl]}
+    fixed: {steps: 200, init: "mode:0"}
+seeds: 2
+targets:
+  mine: {weights: [0.7, 0.3], means: [[-3.0], [3.0]], covariances: [[[1.0]], [[0.5]]]}
+"""
+
+
+def test_a_sweep_is_planned_run_and_read_back(tmp_path: Path) -> None:
+    sweep = runner.load_sweep(MINE)
+    options = runner.Options(results=tmp_path, executor="inline", mlflow="off")
+    assert len(runner.plan(sweep, options).todo) == 4
+
+    report = runner.run(sweep, options)
+    assert report.all_ok
+    assert len(runner.plan(sweep, options).todo) == 0
+    coverage = runner.read_cells("mine", tmp_path).groupby("divergence").coverage.mean()
+    assert coverage["forward_kl"] > 0.95
+    assert coverage["reverse_kl"] < 0.8
+
+
+def test_the_verbs_are_functions_whatever_was_imported_before() -> None:
+    """A module of a verb's name would hide it as soon as it is imported."""
+    code = "import runner.driver, runner.api, runner; print(*(callable(getattr(runner, v)) for v in runner.__all__))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"True"}
+
+
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    code = "import sys, runner; print(*{'torch', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
