@@ -101,7 +101,8 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
         lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui"))
-    lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
+    if counts.missing < counts.cells:
+        lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
     return Group(comparison_view(parts), *lines)
 
 

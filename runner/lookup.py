@@ -49,7 +49,9 @@ def sorted_counts(counted: Mapping[str, int]) -> dict[str, int]:
 
 
 def comparisons(folder: Path) -> list[Comparison]:
-    """The coverage-sharpness table of a results folder; empty when no cell is ok."""
+    """The coverage-sharpness table of a results folder; empty when no cell is ok, or none has finished."""
+    if not (folder / "cells.parquet").is_file():
+        return []
     cells = read_table("cells", folder)
     if not pc.any(pc.equal(cells["status"], "ok")).as_py():
         return []

@@ -21,6 +21,8 @@ ENVIRONMENT = {
     # Records tell of failures; Ray's own lines about lost workers would break into the progress display.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_SCHEDULER_EVENTS": "0",
+    # When a run is interrupted, Tune's thread may outlive Ray: a call of its would start another one.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -45,6 +47,8 @@ def set_environment(private: bool) -> None:
         os.environ.setdefault("RAY_TMPDIR", "/tmp")
     if not private:
         return
+    # No other machine may join, so Ray listens on 127.0.0.1 alone; Linux heeds this switch as well.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     # How long Ray's helpers outlive a driver that was killed, looking for it.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
