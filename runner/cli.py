@@ -204,6 +204,32 @@ def summary(sweep: DoneArgument, results: Results = Path("results"), json_: AsJs
 
 
 @app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A sweep's name, or the path of its results folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    results: Results = Path("results"),
+    json_: AsJson = False,
+) -> None:
+    """Show what B's results differ by from A's, paired by seed."""
+    from runner import lookup
+
+    found = lookup.compare_sweeps(a, b, results)
+    if json_:
+        print(json.dumps(display.difference_json(found)))
+        return
+    Console().print(display.difference_view(found))
+
+
+@app.command()
+def report(sweep: DoneArgument, results: Results = Path("results")) -> None:
+    """Draw the figures and write report.html of a finished sweep again."""
+    from runner.report import write_report
+    from runner.store.reading import find_folder
+
+    Console().print(str(write_report(find_folder(sweep, results))), soft_wrap=True, highlight=False)
+
+
+@app.command()
 def show(
     cell_id: Annotated[str, typer.Argument(metavar="CELL_ID", help="A cell's id, or the beginning of one.")],
     results: Results = Path("results"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +17,11 @@ from runner.progress import duration
 
 if TYPE_CHECKING:
     from runner.comparison import Comparison
+    from runner.difference import Difference
     from runner.driver import Report
 
 FIRST_CELLS = 5
+LONGEST_DIFFERENCE = 30
 
 
 def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str) -> RenderableType:
@@ -142,6 +146,51 @@ def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> Rendera
             table.add_row(f"  {name}", f"{value:.6g}" if isinstance(value, float) else str(value))
         shown += [Text(""), Text(heading, "bold"), table]
     return Group(*shown)
+
+
+def difference_view(parts: Sequence[Difference]) -> RenderableType:
+    """B - A: a row for each configuration that both sweeps have."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        table = Table(
+            title=f"{part.experiment}: B - A", title_justify="left", box=None, pad_edge=False, collapse_padding=True
+        )
+        for name in part.axes:
+            table.add_column(name, no_wrap=True)
+        for name in (*part.measures, "n"):
+            table.add_column(part.heading(name), justify="right")
+        for row in part.rows.head(LONGEST_DIFFERENCE).to_dict("records"):
+            measured = (_signed(row[name], row[f"{name}_half"]) for name in part.measures)
+            table.add_row(*(str(row[axis]) for axis in part.axes), *measured, str(row["n"]))
+        same, shared = part.identical
+        both = (
+            f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"
+        )
+        notes = [*part.settings, both]
+        if len(part.rows) > LONGEST_DIFFERENCE:
+            notes.append(f"{len(part.rows) - LONGEST_DIFFERENCE} more rows are left out")
+        shown += [table, *(Text(note, "dim") for note in notes), Text("")]
+    return Group(*shown)
+
+
+def difference_json(parts: Sequence[Difference]) -> list[dict[str, Any]]:
+    """The same as plain values; undefined numbers are null."""
+    return [
+        {
+            "experiment": part.experiment,
+            "settings": part.settings,
+            "shared_cells": part.identical[1],
+            "identical_cells": part.identical[0],
+            "rows": json.loads(part.rows.to_json(orient="records", double_precision=15)),
+        }
+        for part in parts
+    ]
+
+
+def _signed(mean: float, half: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:+.3g}" + (f" ±{half:.2g}" if half > 0 else "")
 
 
 def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> RenderableType:

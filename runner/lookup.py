@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from runner.comparison import Comparison, compare
+from runner.difference import Difference, differences
 from runner.errors import StoreError
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
@@ -62,6 +63,18 @@ def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:
     """The table, and a sentence for each nuisance axis whose best value lies on its edge."""
     folder = find_folder(sweep, results)
     return comparisons(folder), edge_warnings(read_table("summary", folder))
+
+
+def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
+    """What B's results differ by from A's; see ``differences``.
+
+    Raises:
+        StoreError: there are no results of one of them, or the two have no experiment in common.
+    """
+    found = differences(*(read_table("cells", find_folder(sweep, results)) for sweep in (a, b)))
+    if not found:
+        raise StoreError(f"'{a}' and '{b}' have no experiment in common. What they ran: modesweep summary SWEEP")
+    return found
 
 
 def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:

@@ -1,0 +1,94 @@
+"""Two sweeps side by side: what differs between their parameters, and between the results of equal cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from runner.comparison import HEADINGS, JUDGED_BY
+from runner.summary import by_experiment, parameters, statistics
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One experiment in both sweeps.
+
+    Args:
+        settings: sentences on parameters that have one value in each sweep, and not the same one.
+        axes: the parameters that a row is told by; a row is there if both sweeps have cells of it.
+        measures: columns of the mean of B - A over seeds; ``<measure>_half`` is half its 95 % interval.
+        rows: those columns, and ``n``, the number of seeds that both have.
+        identical: how many of the cells that both hold have the same numbers, bit for bit; and how many there are.
+    """
+
+    experiment: str
+    settings: tuple[str, ...]
+    axes: tuple[str, ...]
+    measures: tuple[str, ...]
+    rows: pd.DataFrame
+    identical: tuple[int, int]
+
+    def heading(self, measure: str) -> str:
+        """What a person reads above a column."""
+        return HEADINGS.get(measure, measure)
+
+
+def differences(a: pa.Table, b: pa.Table) -> list[Difference]:
+    """``B - A``, paired by seed, for each experiment that both tables of cells have.
+
+    Cells of one seed share their noise, so a paired difference is far sharper than that of two means.
+    """
+    both = [name for name in a["experiment"].unique().to_pylist() if name in b["experiment"].unique().to_pylist()]
+    return [_difference(name, a, b) for name in both]
+
+
+def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
+    own = [_cells(table, experiment) for table in (a, b)]
+    names = [name for name in parameters(a) if name in parameters(b)]
+    values = {name: [frame[name].drop_duplicates().tolist() for frame in own] for name in names}
+    changed = [name for name in names if values[name][0] != values[name][1] and max(map(len, values[name])) == 1]
+    axes = [name for name in names if name not in changed and max(map(len, values[name])) > 1]
+    axes = ["target", *(name for name in axes if name != "target")]
+    objective = by_experiment(a, "objective").get(experiment, "")
+    wanted = dict.fromkeys((*JUDGED_BY, "forward_kl", "reverse_kl", objective))
+    measures = [name for name in wanted if name and all(name in f and f[name].notna().any() for f in own)]
+    keys = [*axes, "seed"]
+    first, second = (frame.groupby(keys, dropna=False, sort=False)[measures].mean() for frame in own)
+    paired = (second - first).loc[first.index.intersection(second.index, sort=False)].reset_index()
+    return Difference(
+        experiment,
+        tuple(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
+        tuple(axes),
+        tuple(measures),
+        _rows(paired, axes, measures),
+        _identical(own[0], own[1], measures),
+    )
+
+
+def _cells(table: pa.Table, experiment: str) -> pd.DataFrame:
+    ok = pc.and_(pc.equal(table["experiment"], experiment), pc.equal(table["status"], "ok"))
+    found: pd.DataFrame = table.filter(ok).to_pandas()
+    return found
+
+
+def _rows(paired: pd.DataFrame, axes: list[str], measures: list[str]) -> pd.DataFrame:
+    groups = paired.groupby(axes, sort=False, dropna=False)
+    codes = groups.ngroup().to_numpy()
+    first = np.unique(codes, return_index=True)[1]
+    rows = paired.loc[first, axes].reset_index(drop=True)
+    rows["n"] = groups.size().to_numpy()
+    for name in measures:
+        mean, _, low, high = statistics(paired[name].to_numpy(), codes, np.ones(len(codes), bool), len(first))
+        rows[name], rows[f"{name}_half"] = mean, (high - low) / 2
+    return rows
+
+
+def _identical(a: pd.DataFrame, b: pd.DataFrame, measures: list[str]) -> tuple[int, int]:
+    left, right = (frame.set_index("cell_id")[measures] for frame in (a, b))
+    shared = left.index.intersection(right.index)
+    left, right = left.loc[shared], right.loc[shared]
+    return int(((left == right) | (left.isna() & right.isna())).all(axis=1).sum()), len(shared)

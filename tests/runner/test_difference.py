@@ -1,0 +1,87 @@
+"""Two sweeps side by side, against differences taken by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import runner
+from runner import lookup
+from runner.errors import StoreError
+
+SWEEP = """
+name: {name}
+grids:
+  - experiment: kl_fit
+    axes: {{target: [bimodal, trimodal], divergence: [forward_kl, reverse_kl]}}
+    fixed: {{steps: {steps}, samples: 32, init: "mode:0"}}
+seeds: {seeds}
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    options = runner.Options(results=folder, executor="inline", mlflow="off")
+    for name, steps, seeds in (("short", 20, 3), ("long", 60, 4), ("again", 60, 2)):
+        runner.run(runner.load_sweep(SWEEP.format(name=name, steps=steps, seeds=seeds)), options)
+    return folder
+
+
+def test_differences_are_paired_by_seed(results: Path) -> None:
+    (part,) = lookup.compare_sweeps("short", "long", results)
+    assert part.settings == ("steps: 20 in A, 60 in B",)
+    assert part.axes == ("target", "divergence")
+    assert part.identical == (0, 0)
+    a, b = (runner.read_cells(name, results).query("seed < 3") for name in ("short", "long"))
+    for row in part.rows.to_dict("records"):
+        where = f"target == '{row['target']}' and divergence == '{row['divergence']}'"
+        first, second = (frame.query(where).set_index("seed")["reverse_kl"] for frame in (a, b))
+        by_seed = second - first
+        assert row["n"] == 3
+        assert row["reverse_kl"] == pytest.approx(by_seed.mean(), rel=1e-12)
+        assert row["reverse_kl_half"] == pytest.approx(4.302652729911275 * by_seed.std() / np.sqrt(3), rel=1e-9)
+
+
+def test_equal_cells_are_recognised(results: Path) -> None:
+    (part,) = lookup.compare_sweeps("long", "again", results)
+    assert part.settings == ()
+    assert part.identical == (8, 8)
+    assert (part.rows[list(part.measures)] == 0).all(axis=None)
+
+
+def test_a_changed_number_is_noticed(results: Path, tmp_path: Path) -> None:
+    from runner.difference import differences
+    from runner.store.reading import read_table
+
+    table = read_table("cells", "again", results)
+    frame = table.to_pandas()
+    frame.loc[0, "coverage"] += 1e-15 + 2 * np.spacing(frame.loc[0, "coverage"])
+    changed = table.set_column(
+        table.column_names.index("coverage"), table.schema.field("coverage"), [pd.array(frame["coverage"]).to_numpy()]
+    )
+    (part,) = differences(table, changed)
+    assert part.identical == (7, 8)
+
+
+def test_nothing_in_common_is_said(results: Path) -> None:
+    with pytest.raises(StoreError, match="absent"):
+        lookup.compare_sweeps("short", "absent", results)
+
+
+def test_the_command(results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from runner import cli
+
+    for json_ in ([], ["--json"]):
+        monkeypatch.setattr("sys.argv", ["modesweep", "compare", "short", "long", "--results", str(results), *json_])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        assert not left.value.code
+    table, _, last = capsys.readouterr().out.rpartition("\n[")
+    assert "kl_fit: B - A" in table
+    assert "steps: 20 in A, 60 in B" in table
+    assert len(json.loads(f"[{last}")[0]["rows"]) == 4
