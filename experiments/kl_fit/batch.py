@@ -99,7 +99,8 @@ def _fit(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
     loc, tril = (part.cpu().numpy() for part in family.moments(fitted.theta.double()))
     center = np.stack([frames[cell.target.digest].center for cell in cells])
     factor = np.stack([frames[cell.target.digest].factor for cell in cells])
-    return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
+    with np.errstate(all="ignore"):  # diverged fits are carried along, and dropped
+        return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
 
 
 def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str) -> StackedTarget:

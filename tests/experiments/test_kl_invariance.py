@@ -1,0 +1,103 @@
+"""A fit is the same, bit for bit, whatever it is stacked with; and a fit that diverges does so alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.experiment import Outcome
+from experiments.kl_fit import KL_FIT, Params, judge
+from experiments.targets import Mixture, Points
+from tests.experiments.test_kl_truth import random_mixture
+
+DIVERGENCES = get_args(Params.model_fields["divergence"].annotation)
+FAMILIES = get_args(Params.model_fields["family"].annotation)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_few_draws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(judge, "DRAWS", 160)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def cells(targets: list[Mixture] | list[Points], count: int, inits: list[str], **fixed: Any) -> list[SimpleNamespace]:
+    """Of one batch key, and different in all that may differ within it."""
+    rng = np.random.default_rng(0)
+    made = []
+    for k in range(count):
+        target = targets[k % len(targets)]
+        varied = {
+            "init": inits[k % len(inits)],
+            "init_scale": float(rng.uniform(0.5, 2)),
+            "learning_rate": 0.01 + 0.001 * k,
+        }
+        params = Params(target=target.name, steps=12, samples=24, **varied, **fixed)
+        made.append(SimpleNamespace(params=params, target=target, seed=int(rng.integers(5))))
+    assert len({KL_FIT.batch_key(cell.params, cell.target) for cell in made}) == 1
+    return made
+
+
+def check_equal(first: Outcome, second: Outcome) -> None:
+    assert (first.status, first.error, dict(first.labels)) == (second.status, second.error, dict(second.labels))
+    assert first.metrics.keys() == second.metrics.keys()
+    for name, value in first.metrics.items():
+        assert np.array_equal(value, second.metrics[name], equal_nan=True), name
+    for part in ("samples", "mean", "covariance", "curve_steps"):
+        assert np.array_equal(getattr(first, part), getattr(second, part), equal_nan=True), part
+    for part in ("curves", "modes"):
+        one, other = getattr(first, part), getattr(second, part)
+        assert one.keys() == other.keys()
+        assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one), part
+
+
+@pytest.mark.parametrize(("divergence", "family"), list(itertools.product(DIVERGENCES, FAMILIES)))
+@pytest.mark.parametrize(("dim", "modes", "dtype"), [(1, 2, "float32"), (2, 4, "float32"), (5, 3, "float64")])
+def test_alone_or_among_others(divergence: str, family: str, dim: int, modes: int, dtype: str) -> None:
+    targets = [random_mixture(seed, dim, modes) for seed in range(3)]
+    inits = ["wide", "narrow", "random", "mode:0"]
+    stack = cells(targets, 71, inits, divergence=divergence, family=family, dtype=dtype)
+    whole = KL_FIT.run_batch(stack, "cpu")
+    order = np.random.default_rng(1).permutation(len(stack))
+    shuffled = KL_FIT.run_batch([stack[i] for i in order], "cpu")
+    for place, i in enumerate(order):
+        check_equal(shuffled[place], whole[i])
+    for size in (1, 7):
+        for start in (0, 35, 64):
+            part = slice(start, min(start + size, len(stack)))
+            for own, among in zip(KL_FIT.run_batch(stack[part], "cpu"), whole[part], strict=True):
+                check_equal(own, among)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_points_alone_or_among_others(family: str) -> None:
+    rng = np.random.default_rng(2)
+    targets = [Points(f"p{k}", rng.normal(size=(50, 2)) * [1.0, 30.0], ("a", "b")) for k in range(2)]
+    stack = cells(targets, 37, ["wide", "random"], divergence="forward_kl", family=family)
+    whole = KL_FIT.run_batch(stack, "cpu")
+    for k in (0, 17, 36):
+        (own,) = KL_FIT.run_batch([stack[k]], "cpu")
+        check_equal(own, whole[k])
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_diverging_fit_leaves_the_others_alone(divergence: str) -> None:
+    targets = [random_mixture(seed, 2, 2) for seed in range(2)]
+    healthy = cells(targets, 9, ["wide"], divergence=divergence)
+    sick = cells(targets, 9, ["wide"], divergence=divergence)
+    sick[4].params = sick[4].params.model_copy(update={"learning_rate": 1e30})
+    expected, found = KL_FIT.run_batch(healthy, "cpu"), KL_FIT.run_batch(sick, "cpu")
+    assert found[4].status == "diverged"
+    assert "learning_rate" in (found[4].error or "")
+    for k in range(9):
+        if k != 4:
+            assert found[k].status == "ok"
+            check_equal(found[k], expected[k])
