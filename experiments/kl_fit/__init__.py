@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints
 
 from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
-from experiments.metrics import DENSITY_METRICS, LABELS, NEIGHBOUR_METRICS
+from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
+from experiments.metrics import LABELS as COVERAGE_LABELS
 from experiments.targets import Mixture, Points, Target
 
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
@@ -54,7 +55,25 @@ METRICS: tuple[Metric, ...] = (
     ),
     *DENSITY_METRICS,
     *(metric for metric in NEIGHBOUR_METRICS if metric not in DENSITY_METRICS),
+    Metric(
+        "optimum_value",
+        "nats",
+        "the least value that any Q of the family can have of the divergence; cross entropy for points",
+    ),
+    Metric("optimum_gap", "nats", "this fit's exact distance above optimum_value, without Monte-Carlo error", "lower"),
+    Metric(
+        "converged",
+        "",
+        "1 where the fit is within 0.01 nats of the local optimum that it is at or was on its way to, else 0",
+        "higher",
+    ),
 )
+
+LABELS = {
+    **COVERAGE_LABELS,
+    "optimum_label": "the local optimum that the fit reached: covering, seeking:<k> (one mode), partial:<k>,<l>,..."
+    " (some modes) or between",
+}
 
 
 def check(params: Params, target: Target) -> None:

@@ -12,6 +12,7 @@ from experiments.kl_fit.divergences import DIVERGENCES, StackedTarget
 from experiments.kl_fit.families import SHAPES, Gaussian
 from experiments.kl_fit.fit import Fit, fit
 from experiments.kl_fit.judge import Gaussians, Judgement, judge
+from experiments.kl_fit.optimum import distance
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_mixture import StackedMixture, padded_components
@@ -61,9 +62,10 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgemen
             curve_steps=fitted.curve_steps,
             curves=curve,
         )
+    away = distance(cell, found.mean[k], found.tril[k])
     return Outcome(
-        metrics=judged.metrics,
-        labels=judged.labels,
+        metrics={**judged.metrics, **away.metrics},
+        labels={**judged.labels, **away.labels},
         curve_steps=fitted.curve_steps,
         curves=curve,
         modes=judged.modes,

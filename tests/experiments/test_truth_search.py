@@ -1,0 +1,157 @@
+"""Optima found by the search against numbers from elsewhere, scipy's global optimiser, and the fits themselves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from experiments.targets import Mixture, Points, named
+from experiments.truth import Divergence, certify, optima
+from experiments.truth import cache as truth_cache
+from tests.experiments.test_kl_truth import FAMILIES, fitted, hermite, random_mixture, reverse_kl
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODESWEEP_CACHE", str(tmp_path / "cache"))
+    truth_cache._optima.cache_clear()
+
+
+def bimodal(m: float) -> Mixture:
+    return Mixture("two", np.full(2, 0.5), np.array([[-m], [m]]), np.ones((2, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("m", "label", "place", "sd", "value"),
+    [
+        (1.0, "covering", 0.0, 1.39373, 0.010888),
+        (2.0, "covering", 0.0, 2.04701, 0.226508),
+        (3.0, "seeking", 2.98431, 1.02337, 0.688769),
+        (4.0, "seeking", 3.99960, 1.00080, 0.693053),
+    ],
+)
+def test_two_modes(m: float, label: str, place: float, sd: float, value: float) -> None:
+    best = optima(bimodal(m), "gaussian_full", "reverse_kl")[0]
+    assert best.label.startswith(label)
+    assert (abs(best.mean[0]), math.sqrt(best.covariance[0][0])) == pytest.approx((place, sd), abs=1e-5)
+    assert best.value == pytest.approx(value, abs=1e-6)
+
+
+def test_where_seeking_appears_and_where_it_wins() -> None:
+    """Beyond m = 2.4131 there are seeking optima, beyond 2.8001 they are the best; the covering one stays."""
+    kinds = {m: [o.label.partition(":")[0] for o in optima(bimodal(m), "gaussian_full", "reverse_kl")] for m in
+             (2.40, 2.42, 2.79, 2.81, 5.0)}  # fmt: skip
+    assert kinds[2.40] == ["covering"]
+    assert kinds[2.42][0] == kinds[2.79][0] == "covering"
+    assert len(kinds[2.42]) == len(kinds[2.79]) == 3
+    assert kinds[2.81] == kinds[5.0] == ["seeking", "seeking", "covering"]
+
+
+def test_the_textbook_s_mixture_is_covered_by_both() -> None:
+    forward = optima(named.target("pmtk3_bimodal"), "gaussian_full", "forward_kl")
+    reverse = optima(named.target("pmtk3_bimodal"), "gaussian_full", "reverse_kl")
+    assert (forward[0].value, reverse[0].value) == pytest.approx((0.165606, 0.200711), abs=2e-6)
+    assert [o.label for o in reverse] == ["covering"]
+    assert np.array(reverse[0].covariance) == pytest.approx(np.array([[1.2348, 0.8595], [0.8595, 1.7455]]), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("seed", "dim"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_random_mixtures_against_many_starts_of_scipy(seed: int, dim: int, family: str) -> None:
+    target = random_mixture(seed, dim, 2 + seed % 2)
+    kl = reverse_kl(target, hermite(dim, 90))
+    pairs = [(i, j) for i in range(dim) for j in range(i)] if family == "gaussian_full" else []
+    widths = 1 if family == "gaussian_isotropic" else dim
+
+    def at(theta: np.ndarray) -> float:
+        lower = np.diag(np.exp(np.broadcast_to(theta[dim : dim + widths], dim)))
+        for (i, j), value in zip(pairs, theta[dim + widths :], strict=True):
+            lower[i, j] = value
+        return kl(theta[:dim], lower)
+
+    starts = [np.concatenate([m, np.full(widths, s), np.zeros(len(pairs))]) for m in target.means for s in (-0.5, 0.7)]
+    starts.append(np.concatenate([target.mean, np.full(widths, 0.8), np.zeros(len(pairs))]))
+    best = min(optimize.minimize(at, start, method="BFGS", tol=1e-6).fun for start in starts)
+    assert optima(target, family, "reverse_kl")[0].value == pytest.approx(best, abs=2e-5)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
+def test_fits_are_certified(divergence: str) -> None:
+    """The gap is the fit's own KL, by other quadrature, above the best; one that stopped short says so."""
+    target = random_mixture(11, 2, 2)
+    whole = fitted(target, divergence=divergence, init="mode:0")[0]
+    short = fitted(target, divergence=divergence, init="mode:0", init_scale=0.2, steps=5)[0]
+    for outcome in (whole, short):
+        metrics = outcome.metrics
+        assert metrics["objective"] == pytest.approx(
+            metrics["optimum_value"] + metrics["optimum_gap"], abs=5 * metrics["objective_se"] + 1e-6
+        )
+        if divergence == "reverse_kl":
+            own = reverse_kl(target, hermite(2, 120))(outcome.mean, np.linalg.cholesky(outcome.covariance))
+            assert metrics["optimum_value"] + metrics["optimum_gap"] == pytest.approx(own, abs=1e-5)
+    assert (whole.metrics["converged"], short.metrics["converged"]) == (1.0, 0.0)
+    assert short.metrics["optimum_gap"] > 0.1
+
+
+def test_a_fit_s_optimum_has_a_name() -> None:
+    target = named.target("bimodal")
+    for init, label in (("mode:0", "seeking:0"), ("mode:1", "seeking:1"), ("wide", "covering")):
+        (outcome,) = fitted(target, divergence="reverse_kl", init=init)
+        assert outcome.labels["optimum_label"] == label
+        assert outcome.metrics["converged"] == 1
+    assert outcome.metrics["optimum_gap"] == pytest.approx(1.871197 - 0.693053, abs=1e-3)  # covering, and not the best
+
+
+def test_nothing_is_claimed_of_what_is_unknown() -> None:
+    (outcome,) = fitted(random_mixture(5, 5, 3), divergence="reverse_kl", steps=20)
+    assert not {"optimum_value", "optimum_gap", "converged"} & set(outcome.metrics)
+    (outcome,) = fitted(random_mixture(5, 5, 3), divergence="forward_kl")
+    assert outcome.metrics["converged"] == 1
+    assert "optimum_value" not in outcome.metrics  # its entropy has no closed form, but the gap needs none
+
+
+def test_points_have_the_sample_s_moments() -> None:
+    values = np.random.default_rng(1).normal(size=(200, 2)) * [1.0, 5.0]
+    (best,) = optima(Points("mine", values, ("a", "b")), "gaussian_diagonal", "forward_kl")
+    assert np.array(best.covariance) == pytest.approx(np.diag(values.var(axis=0)), rel=1e-9)
+    assert best.value == pytest.approx(0.5 * np.log(2 * math.pi * math.e * values.var(axis=0)).sum(), abs=1e-9)
+    assert optima(Points("mine", values, ("a", "b")), "gaussian_full", "reverse_kl") == ()
+
+
+def test_optima_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = bimodal(3.0)
+    found = optima(target, "gaussian_full", "reverse_kl")
+    (path,) = (tmp_path / "cache" / "truth").glob("*.json")
+    asked: list[str] = []
+    monkeypatch.setattr(truth_cache, "search", lambda *question: asked.append("again") or found)
+
+    def again(target: Mixture) -> list[str]:
+        asked.clear()
+        truth_cache._optima.cache_clear()
+        assert optima(target, "gaussian_full", "reverse_kl") == found
+        return list(asked)
+
+    renamed = Mixture("another name", target.weights, target.means, target.covariances)
+    assert again(renamed) == []
+    whole = path.read_text()
+    for damaged in ("", whole[:-40], json.dumps({"question": {}, "optima": []})):
+        path.write_text(damaged)
+        assert again(target) == ["again"]
+    assert again(target) == []
+    assert again(Mixture("two", target.weights, 1.01 * target.means, target.covariances)) == ["again"]
+
+
+def test_certificates_do_not_depend_on_their_company() -> None:
+    target = named.target("ring8_easy")
+    mean = target.means + 0.01
+    tril = np.linalg.cholesky(target.covariances)
+    together = certify(target, "gaussian_full", Divergence("reverse_kl"), mean, tril)
+    for k, one in enumerate(together):
+        (alone,) = certify(target, "gaussian_full", Divergence("reverse_kl"), mean[k : k + 1], tril[k : k + 1])
+        assert (alone.label, alone.converged) == (one.label, one.converged)
+        assert alone.gap == pytest.approx(one.gap, abs=1e-12)
