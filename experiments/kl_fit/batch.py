@@ -24,14 +24,20 @@ SLICE_BYTES = 4 << 20  # of a step's largest tensors: beyond the cache each pass
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
-    size = _slice_size(cells[0])
+    size = slice_size(cells[0])
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):
         outcomes += _run_slice(cells[start : start + size], device)
     return outcomes
 
 
-def _slice_size(cell: Cell) -> int:
+def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
+    """The last cell is repeated up to a multiple of ``STACK``."""
+    return [*cells, *[cells[-1]] * (-len(cells) % STACK)]
+
+
+def slice_size(cell: Cell) -> int:
+    """How many cells train at once, so that a step's tensors stay in the cache."""
     params, target = cell.params, cell.target
     modes = padded_components(target.modes) if isinstance(target, Mixture) else 1
     item = 4 if params.dtype == "float32" else 8
@@ -40,8 +46,8 @@ def _slice_size(cell: Cell) -> int:
 
 
 def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
-    stacked = [*cells, *[cells[-1]] * (-len(cells) % STACK)]
-    fitted, found = _fit(stacked, device)
+    stacked = padded_to_stack(cells)
+    fitted, found = train(stacked, device)
     judged: list[Judgement] = []
     for start in range(0, len(stacked), STACK):
         block = slice(start, start + STACK)
@@ -76,7 +82,8 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgemen
     )
 
 
-def _fit(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
+def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
+    """Fit a padded stack; the fits in the targets' own units."""
     params, target = cells[0].params, cells[0].target
     family = Gaussian(SHAPES[params.family], target.dim)
     dtype = getattr(torch, params.dtype)
