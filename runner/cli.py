@@ -56,6 +56,12 @@ class Kind(StrEnum):
     data = "data"
 
 
+def _console() -> Console:
+    """As wide as the terminal; wide enough for tables where there is none, as in a log file."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else 120)
+
+
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A shipped sweep's name, or the path of a YAML file.")
 ]
@@ -129,7 +135,7 @@ def run(
         cell=cell,
         command=_command(),
     )
-    console = Console()
+    console = _console()
     report = api.run(api.load_sweep(sweep, set_ or (), seeds), options, Silent() if json_ else Terminal(console))
     if json_:
         print(json.dumps(api.report_json(report)))
@@ -174,7 +180,7 @@ def plan(
     if json_:
         print(json.dumps(display.plan_json(planned, batches, count)))
         return
-    Console().print(display.plan_view(planned, batches, count, str(results / planned.sweep.name)))
+    _console().print(display.plan_view(planned, batches, count, str(results / planned.sweep.name)))
 
 
 @app.command()
@@ -186,7 +192,7 @@ def status(sweep: DoneArgument, results: Results = Path("results"), json_: AsJso
     if json_:
         print(json.dumps(found))
         return
-    Console().print(display.pairs_view(f"{found.pop('sweep')}", {"status": found}))
+    _console().print(display.pairs_view(f"{found.pop('sweep')}", {"status": found}))
 
 
 @app.command()
@@ -198,9 +204,9 @@ def summary(sweep: DoneArgument, results: Results = Path("results"), json_: AsJs
         print(lookup.summary_json(sweep, results))
         return
     parts, warnings = lookup.summary(sweep, results)
-    Console().print(display.comparison_view(parts))
+    _console().print(display.comparison_view(parts))
     for warning in warnings:
-        Console().print(warning, style="yellow", highlight=False)
+        _console().print(warning, style="yellow", highlight=False)
 
 
 @app.command()
@@ -217,7 +223,7 @@ def compare(
     if json_:
         print(json.dumps(display.difference_json(found)))
         return
-    Console().print(display.difference_view(found))
+    _console().print(display.difference_view(found))
 
 
 @app.command()
@@ -226,7 +232,7 @@ def report(sweep: DoneArgument, results: Results = Path("results")) -> None:
     from runner.report import write_report
     from runner.store.reading import find_folder
 
-    Console().print(str(write_report(find_folder(sweep, results))), soft_wrap=True, highlight=False)
+    _console().print(str(write_report(find_folder(sweep, results))), soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -242,7 +248,7 @@ def show(
     if json_:
         print(json.dumps(sections, default=str))
         return
-    Console().print(display.pairs_view(title, sections))
+    _console().print(display.pairs_view(title, sections))
 
 
 @app.command("list")
@@ -258,7 +264,7 @@ def list_(
     elif names:
         print("\n".join(row[0] for row in rows))
     else:
-        Console().print(display.names_view(rows, columns))
+        _console().print(display.names_view(rows, columns))
 
 
 @app.command()
@@ -281,7 +287,7 @@ def export(
     mlflow: Mlflow = None,
 ) -> None:
     """Write a sweep's records into any MLflow; what is there already is not written twice."""
-    console = Console()
+    console = _console()
     with console.status("exporting") as line:
         report = api.export(
             sweep,

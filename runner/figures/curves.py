@@ -36,6 +36,10 @@ def draw(folder: Path, views: Sequence[View]) -> Any | None:
         return None
     metric = _metric(pc.unique(curves["metric"]).to_pylist())
     table = curves.filter(pc.equal(curves["metric"], metric)).to_pandas().set_index("cell_id")
+    recorded = set(table.index)
+    # What trains nothing records no curves, and neither does a cell that failed.
+    groups = {name: [line for line in lines if not recorded.isdisjoint(line[2])] for name, lines in groups.items()}
+    shown = [view for view in shown if groups[view.experiment]]
     targets = {view.experiment: list(dict.fromkeys(t for t, _, _ in groups[view.experiment])) for view in shown}
     figure, placed = sheet([_block(view, len(targets[view.experiment])) for view in shown])
     for view, place in zip(shown, placed, strict=True):
