@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ from runner.tracking.location import ENVIRONMENT, SERVERS, TRAINING, Location, l
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password, so nobody else may reach it
 START = 90.0  # seconds; the server takes about four, more on a busy machine
+NEWEST = 6  # experiments whose pages are told
 TRIED = 20  # ports after the asked one
 
 
@@ -48,10 +51,20 @@ def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: C
             f"and `modesweep export SWEEP` adds those of a sweep that ran without MLflow"
         )
     with server(location, free_port(port)) as address, suppress(KeyboardInterrupt):
-        announce(f"{address}/#/experiments?{TRAINING}\nshows the runs in {store}; Ctrl-C ends it")
+        pages = "\n".join(f"  {name}: {page}" for name, page in _pages(address))
+        announce(f"{address}/#/experiments?{TRAINING}\nshows the runs in {store}; Ctrl-C ends it\n{pages}".rstrip())
         while True:
             time.sleep(3600)
     return 0
+
+
+def _pages(address: str) -> list[tuple[str, str]]:
+    """The newest sweeps, each with the page of its runs: MLflow's own list leads to traces, of which there are none."""
+    query = urllib.parse.urlencode({"max_results": NEWEST, "order_by": "last_update_time DESC"})
+    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/experiments/search?{query}", timeout=10) as answer:
+        found = json.load(answer).get("experiments", [])
+    pages = {e["name"]: f"{address}/#/experiments/{e['experiment_id']}/runs?{TRAINING}" for e in found}
+    return [(name, page) for name, page in pages.items() if name != "Default"]
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def test_runs_sent_to_a_server_say_what_the_records_say(
     assert report.url == f"{served.uri}/#/experiments/1/runs/{parent.info.run_id}?{ui.TRAINING}"
     assert [file.path for file in MlflowClient(served.uri).list_artifacts(parent.info.run_id)] == ["sweep.yaml"]
 
+    assert ui._pages(served.uri) == [(folder.name, f"{served.uri}/#/experiments/1/runs?{ui.TRAINING}")]
+
     local = locate(copy_store(template, tmp_path / "local" / "mlflow.db"), tmp_path)
     export(Request(folder, local))
     assert behind.database
