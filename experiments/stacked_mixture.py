@@ -16,6 +16,10 @@ from experiments.targets import Mixture
 
 FAR = 1e10  # whitened distance of padding: no point is near it, and its square is finite in single precision
 
+# Where exp underflows, processors take fifty times as long for it and for what is computed from its result. A share of
+# the density below e^LEAST[dtype] of the largest is held at that, far below what the sum can resolve.
+LEAST = {torch.float32: -60.0, torch.float64: -600.0}
+
 DRAWN_AT_ONCE = 512  # samples of each cell for which all components' noise is held
 
 
@@ -148,9 +152,7 @@ class StackedMixture:
     def _log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
         k, d, n = x.shape
         joint, distance, y = self._log_joint(x)
-        top = joint.amax(dim=1, keepdim=True)
-        share = joint.sub_(top).exp_()
-        total = share.sum(dim=1, keepdim=True)
+        share, total, top = shares(joint)
         share.div_(total)
         if self.df is not None:
             share = share * ((self.df + d) / (self.df + distance))
@@ -159,13 +161,24 @@ class StackedMixture:
         return total.log_().add_(top).squeeze(1), score
 
 
+def shares(joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each component's density as a share of the largest, their sum, and the logarithm of the largest.
+
+    Overwrites ``joint`` ``(K, M, N)``; the sum and the largest are ``(K, 1, N)``. Log-density is ``log(sum) + largest``.
+    """
+    top = joint.amax(dim=1, keepdim=True)
+    share = joint.sub_(top).clamp_(min=LEAST[joint.dtype]).exp_()
+    return share, share.sum(dim=1, keepdim=True), top
+
+
 class _LogProb(torch.autograd.Function):
     """Log-density whose backward is one product: the score is computed on the way, at a third of autograd's cost."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mixture: StackedMixture) -> Tensor:
         if not ctx.needs_input_grad[0]:
-            return torch.logsumexp(mixture.log_joint(x)[0], dim=1)
+            _, total, top = shares(mixture.log_joint(x)[0])
+            return total.log_().add_(top).squeeze(1)
         log_prob, score = mixture._log_prob_and_score(x)
         ctx.save_for_backward(score)
         return log_prob

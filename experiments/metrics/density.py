@@ -45,12 +45,12 @@ class _Both:
     def expectation(self, value: Tensor) -> Estimate:
         """Mean of a function's values ``(K, N)``, and for independent draws the variance of that mean."""
         weight = self.measure.weight
-        # A node without mass may have an infinite value, and 0 * inf is not 0.
-        value = torch.where(weight > 0, value, 0.0)
-        mean = (weight * value).sum(dim=1)
         if self.measure.exact:
+            # A node without mass may have an infinite value, and 0 * inf is not 0.
+            mean = (weight * torch.where(weight > 0, value, 0.0)).sum(dim=1)
             return Estimate(mean, torch.zeros_like(mean))
-        return Estimate(mean, (weight * (value - mean.unsqueeze(1))).square().sum(dim=1))
+        mean = value.mean(dim=1)  # draws weigh the same
+        return Estimate(mean, (value - mean.unsqueeze(1)).square_().sum(dim=1) / value.shape[1] ** 2)
 
 
 @dataclass(frozen=True)

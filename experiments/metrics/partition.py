@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from experiments.stacked_mixture import StackedMixture
+from experiments.stacked_mixture import StackedMixture, shares
 
 ELLIPSE = 0.99  # of a Gaussian mode's mass
 CHUNK = 512  # points at a time: the (K, M, chunk) tensors of a block of cells stay in cache
@@ -109,7 +109,7 @@ def _chunk(
         nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), column).squeeze(2)
     numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
     mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
-    log_p = joint.sub_(top).exp_().sum(dim=1).log_().add_(top.squeeze(1))
+    log_p = shares(joint)[1].log_().add_(top).squeeze(1)
     k, d, n = x.shape
     rows = torch.empty(k, 4 + d, n, dtype=x.dtype, device=x.device)
     rows[:, 0] = 1.0

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.stacked_mixture import LEAST
 from experiments.targets import Mixture
 
 # Spacing and radius, in standard deviations. The first level is for the search: 1e-8 of the mass is beyond.
@@ -116,7 +117,7 @@ def _piece(
     else:
         joint = log_scale - 0.5 * (df + d) * torch.log1p(distance / df)
     top = joint.amax(dim=0)
-    share = joint.sub_(top).exp_()
+    share = joint.sub_(top).clamp_(min=LEAST[torch.float64]).exp_()
     total = share.sum(dim=0)
     value = total.log().add_(top)
     if not score:
