@@ -164,7 +164,8 @@ class StackedMixture:
 def shares(joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each component's density as a share of the largest, their sum, and the logarithm of the largest.
 
-    Overwrites ``joint`` ``(K, M, N)``; the sum and the largest are ``(K, 1, N)``. Log-density is ``log(sum) + largest``.
+    Overwrites ``joint`` ``(K, M, N)``; the sum and the largest are ``(K, 1, N)``. The log-density is
+    ``log(sum) + largest``.
     """
     top = joint.amax(dim=1, keepdim=True)
     share = joint.sub_(top).clamp_(min=LEAST[joint.dtype]).exp_()

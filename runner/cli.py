@@ -94,6 +94,7 @@ RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also run cell
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that is not ok.")]
 MaxCells = Annotated[int, typer.Option(min=1, help="Refuse a larger sweep.")]
 Samples = Annotated[bool, typer.Option("--samples/--no-samples", help="Write samples.parquet.")]
+Profiled = Annotated[bool, typer.Option("--profile", help="Write profile.json: where the time goes.")]
 OneCell = Annotated[str | None, typer.Option("--cell", metavar="ID", help="Run one cell, finished or not.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
@@ -114,6 +115,7 @@ def run(
     fail_fast: FailFast = False,
     max_cells: MaxCells = 1_000_000,
     samples: Samples = True,
+    profile: Profiled = False,
     cell: OneCell = None,
     json_: AsJson = False,
 ) -> None:
@@ -132,6 +134,7 @@ def run(
         fail_fast=fail_fast,
         max_cells=max_cells,
         samples=samples,
+        profile=profile,
         cell=cell,
         command=_command(),
     )
@@ -141,6 +144,11 @@ def run(
         print(json.dumps(api.report_json(report)))
     else:
         console.print(display.report_view(report, lookup.comparisons(report.folder)))
+        if profile:
+            from runner.profile import FILE, read
+
+            path = report.folder / FILE
+            console.print(display.pairs_view(f"\nWhere the time went, from {path}", read(path)), highlight=False)
     if report.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
     raise typer.Exit(OK if report.all_ok else NOT_OK)

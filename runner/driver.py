@@ -20,6 +20,7 @@ from runner.experiment import Catalogue
 from runner.lookup import comparisons
 from runner.options import Options, cut, plan_sweep
 from runner.planning import Plan
+from runner.profile import Profile
 from runner.progress import Listener, Silent, Tally
 from runner.provenance import Provenance, code_version
 from runner.report import write_report
@@ -94,13 +95,13 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
         StoreError: another process works in the results folder, or the disk is full.
         ExecutorError: Ray cannot start, or lost its workers for good.
     """
-    options, listener, clock = options or Options(), listener or Silent(), _Clock()
+    options, listener, clock, profile = options or Options(), listener or Silent(), _Clock(), Profile()
     began = datetime.now(UTC)
     folder = options.results.resolve() / sweep.name
     with clock("plan"):
         plan = plan_sweep(sweep, catalogue, options)
     with hold(folder), _stoppable():
-        context = Context(sweep.name, code_version())
+        context = Context(sweep.name, code_version(), options.profile)
         with _opened(catalogue, context, options) as executor:
             if plan.todo:
                 executor.start()
@@ -111,7 +112,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
             with clock("cells"):
-                ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener)
+                ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
         with clock("tables"):
             counts = write_tables(
                 folder,
@@ -138,6 +139,8 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 write_report(folder)
         with clock("mlflow"):
             tracking = _finish(follower, folder, counts, stopped, listener)
+        if options.profile:
+            profile.write(folder, clock.phases, executor.workers)
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Report(folder, plan, ran, counts, seconds, stopped, clock.phases, tracking, options.command)
 
@@ -185,6 +188,7 @@ def _run_cells(
     folder: Path,
     follower: Follower | None,
     listener: Listener,
+    profile: Profile,
 ) -> tuple[Counter[str], Stopped]:
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
     batches = cut(plan, catalogue, options, executor.workers) if plan.todo else ()
@@ -193,7 +197,7 @@ def _run_cells(
     try:
         with closing(executor.run(batches)) as results:
             for result in results:
-                write_shard(folder, result.table)
+                write_shard(folder, profile.take(result))
                 statuses = Counter(result.table["status"].to_pylist())
                 if not tally.failed and set(statuses) != {"ok"}:
                     listener.say(_first_failure(result, options), style="yellow")

@@ -31,6 +31,7 @@ class Options:
         retry_failed: run cells again whose record is not ``ok``.
         fail_fast: stop at the first cell that is not ok.
         samples: write ``samples.parquet``.
+        profile: write ``profile.json``: where the time went; the workers are slower meanwhile.
         cell: the id of the one cell to run, finished or not.
         command: how to call the same sweep again, for hints.
     """
@@ -46,6 +47,7 @@ class Options:
     fail_fast: bool = False
     max_cells: int = 1_000_000
     samples: bool = True
+    profile: bool = False
     cell: str | None = None
     command: str = "modesweep run"
 

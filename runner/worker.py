@@ -12,7 +12,8 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,7 @@ class Context:
 
     sweep: str
     code_version: str = ""
+    profile: bool = False
 
 
 def run(experiment: Experiment, batch: Batch, context: Context, device: str = "cpu") -> pa.Table:
@@ -48,6 +50,10 @@ def run(experiment: Experiment, batch: Batch, context: Context, device: str = "c
         context: what the records of this run share.
         device: ``cpu`` or ``cuda``.
     """
+    if context.profile:
+        from runner.profile import watched
+
+        return watched(partial(run, experiment, batch, replace(context, profile=False), device))
     started = time.perf_counter()
     with one_thread():
         outcomes = _outcomes(experiment, batch.cells, device)
