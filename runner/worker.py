@@ -25,6 +25,7 @@ from runner.record import Failure, to_table
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 FRAMES_KEPT = 4
+CUDA_SHARE = 0.8  # of a GPU's free memory, for one stack: what an experiment counts is not quite all
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ def one_thread() -> Iterator[None]:
 
 
 def _outcomes(experiment: Experiment, cells: Sequence[Cell], device: str) -> list[Outcome | Failure]:
+    size = _most_at_once(experiment, cells) if device == "cuda" else len(cells)
+    pieces = [cells[start : start + size] for start in range(0, len(cells), size)]
+    return [outcome for piece in pieces for outcome in _halving(experiment, piece, device)]
+
+
+def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
+    """How many of a batch's cells the GPU has room for now, of which other trials may have a share."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    each = max(experiment.bytes_per_cell(cell.params, cell.target) for cell in cells)
+    return max(1, min(len(cells), int(CUDA_SHARE * free / max(each, 1))))
+
+
+def _halving(experiment: Experiment, cells: Sequence[Cell], device: str) -> list[Outcome | Failure]:
     try:
         outcomes = list(experiment.run_batch(cells, device))
         if len(outcomes) != len(cells):
@@ -112,8 +128,8 @@ def _outcomes(experiment: Experiment, cells: Sequence[Cell], device: str) -> lis
     _empty_cuda_cache()
     middle = len(cells) // 2
     return [
-        *_outcomes(experiment, cells[:middle], device),
-        *_outcomes(experiment, cells[middle:], device),
+        *_halving(experiment, cells[:middle], device),
+        *_halving(experiment, cells[middle:], device),
     ]
 
 

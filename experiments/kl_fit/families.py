@@ -104,8 +104,7 @@ class Gaussian:
         lower = theta[:, self.dim + self.scales :]
         # 0 and 1, then the entries below the diagonal: what ``_layout`` picks from.
         table = torch.nn.functional.pad(torch.nn.functional.pad(lower, (1, 0), value=1.0), (1, 0))
-        index = torch.as_tensor(_layout(self.dim, size), device=theta.device)
-        return table.index_select(1, index).view(len(theta), size, size)
+        return table.index_select(1, _layout(self.dim, size, str(theta.device))).view(len(theta), size, size)
 
     def _unit_inverse(self, theta: Tensor) -> Tensor:
         if self.dim == 2:
@@ -121,8 +120,11 @@ class Gaussian:
 
 
 @lru_cache
-def _layout(dim: int, size: int) -> np.ndarray:
-    """Where each entry of the unit factor comes from in the table of 0, 1 and the entries below the diagonal."""
+def _layout(dim: int, size: int, device: str) -> Tensor:
+    """Where each entry of the unit factor comes from in the table of 0, 1 and the entries below the diagonal.
+
+    Kept on the device: a copy at each step would make the host wait for it.
+    """
     layout = np.eye(size, dtype=np.int64)
     layout[np.tril_indices(dim, -1)] = 2 + np.arange(dim * (dim - 1) // 2)
-    return layout.ravel()
+    return torch.as_tensor(layout.ravel(), device=device)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,38 @@ def test_the_halves_run_after_the_failed_attempt_has_let_go_of_its_memory() -> N
         table = worker.run(replace(TOY, run_batch=hungry), batch, CONTEXT)
     finally:
         gc.enable()
+    assert set(table["status"].to_pylist()) == {"ok"}
+
+
+def test_running_out_of_memory_halves_the_stack_until_it_fits() -> None:
+    tried = []
+
+    def limited(stack: Sequence[Any], device: str) -> list[Outcome]:
+        tried.append(len(stack))
+        if len(stack) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return fakes.run_batch(stack, device)
+
+    (batch,) = batches(cells(16), 16)
+    table = worker.run(replace(TOY, run_batch=limited), batch, CONTEXT)
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert tried == [16, 8, 4, 4, 8, 4, 4]
+    assert table["coverage"].equals(worker.run(TOY, batch, CONTEXT)["coverage"])
+
+
+@pytest.mark.parametrize(("free", "sizes"), [(10**9, [16]), (6250, [5, 5, 5, 1]), (1, [1] * 16)])
+def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, sizes: list[int]) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2 * 10**9))
+    seen = []
+
+    def noted(stack: Sequence[Any], device: str) -> list[Outcome]:
+        seen.append(len(stack))
+        return fakes.run_batch(stack, "cpu")
+
+    (batch,) = batches(cells(16), 16)
+    experiment = replace(TOY, run_batch=noted, bytes_per_cell=lambda params, target: 1000)
+    table = worker.run(experiment, batch, CONTEXT, "cuda")
+    assert seen == sizes
     assert set(table["status"].to_pylist()) == {"ok"}
 
 
