@@ -55,13 +55,19 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     path = folder / f"fits{fits}.yaml"
     path.write_text(SWEEP.format(seeds=fits // 4).replace("name: fits", f"name: fits{fits}"))
     usage = measure.run([*MODESWEEP, "run", str(path)], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": str(ROOT)})
-    bare = float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path)], cwd=ROOT).output)
     cores = len(os.sched_getaffinity(0))
+    bare, alone = (
+        float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], cwd=ROOT).output)
+        for count in (cores, 1)
+    )
     where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(folder, f"fits{fits}").items())
     return [
         Figure(f"{fits:,} fits: wall x cores of the sweep", usage.wall * cores, "s"),
         Figure("... CPU of all its processes", usage.cpu, "s"),
-        Figure("... CPU of the bare stacked fits", bare, "s"),
+        Figure("... CPU of the bare stacked fits, on all cores at once", bare, "s"),
         Figure("... wall x cores over bare", usage.wall * cores / bare, "times", 1.5 if fits >= 10_000 else None),
+        Figure(
+            "... over bare fits that have the machine to themselves, on one core", usage.wall * cores / alone, "times"
+        ),
         Figure(f"... wall of the driver's phases: {where}; in all", usage.wall, "s"),
     ]
