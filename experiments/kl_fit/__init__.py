@@ -101,7 +101,8 @@ def check(params: Params, target: Target) -> None:
     if infinite and target.df is not None and target.df <= 2:
         raise ValueError(
             f"forward_kl: target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
-            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, family student_t, or df above 2"
+            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, family student_t, or"
+            " df above 2"
         )
 
 
