@@ -1,4 +1,4 @@
-"""kl_fit: fit a Gaussian family to a target by a divergence, and measure what the fit keeps."""
+"""kl_fit: fit a family of densities to a target by a divergence, and measure what the fit keeps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ class Params(BaseParams):
 
     Args:
         divergence: ``forward_kl`` is KL(P || Q) and covers, ``reverse_kl`` is KL(Q || P) and seeks.
-        family: the shape of Q's covariance.
+        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, or
+            a mixture of full Gaussians whose weights are learnt.
+        components: of ``gaussian_mixture``; they start drawn from the init, and share its volume.
+        family_df: degrees of freedom of ``student_t``, a whole number; it has a covariance from 3 on.
         estimator: of reverse KL's gradient; forward KL has only the plain one.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
@@ -35,7 +38,11 @@ class Params(BaseParams):
     """
 
     divergence: Literal["forward_kl", "reverse_kl"] = "reverse_kl"
-    family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full"] = "gaussian_full"
+    family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
+        "gaussian_full"
+    )
+    components: int = Field(8, ge=1, le=1024)
+    family_df: int = Field(5, ge=3, le=100)
     estimator: Literal["reparameterization"] = "reparameterization"
     init: Init = "wide"
     init_scale: float = Field(1.0, gt=0)
@@ -85,10 +92,17 @@ def check(params: Params, target: Target) -> None:
     if mode and int(mode[1]) >= target.modes:
         last = target.modes - 1
         raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
-    if params.divergence == "forward_kl" and target.df is not None and target.df <= 2:
+    if params.family == "gaussian_mixture" and params.divergence != "forward_kl" and params.samples < params.components:
+        raise ValueError(
+            f"family gaussian_mixture: each of its {params.components} components needs a sample at each step, and"
+            f" there are {params.samples}. Use samples {params.components} or more"
+        )
+    infinite = params.divergence == "forward_kl" and params.family != "student_t"
+    if infinite and target.df is not None and target.df <= 2:
         raise ValueError(
             f"forward_kl: target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
-            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, or df above 2"
+            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, family student_t, or"
+            " df above 2"
         )
 
 
@@ -108,7 +122,7 @@ def _check_points(params: Params, target: Points, is_mode: bool) -> None:
     if constant:
         raise ValueError(f"target {target.name!r}: column {constant[0]!r} is constant, so a fit would have no width")
     correlation = target.covariance / np.outer(deviations, deviations)
-    if params.family == "gaussian_full" and np.linalg.eigvalsh(correlation)[0] < 1e-10:
+    if params.family not in ("gaussian_isotropic", "gaussian_diagonal") and np.linalg.eigvalsh(correlation)[0] < 1e-10:
         raise ValueError(
             f"target {target.name!r}: its columns are linearly dependent, so a full covariance would be singular."
             " Use family gaussian_diagonal, or fewer columns"
@@ -123,7 +137,12 @@ def batch_key(params: Params, target: Target) -> Hashable:
     return (
         *(params.divergence, params.family, params.estimator, params.steps, params.samples, params.dtype),
         *(target.dim, kind),
+        *(_components(params), params.family_df if params.family == "student_t" else 0),
     )
+
+
+def _components(params: Params) -> int:
+    return params.components if params.family == "gaussian_mixture" else 1
 
 
 def padded(components: int) -> int:
@@ -135,8 +154,10 @@ def bytes_per_cell(params: Params, target: Target) -> int:
     """Training runs in slices, evaluation in blocks, of bounded size; a cell itself keeps little."""
     modes = padded(target.modes) if isinstance(target, Mixture) else 1
     item = 4 if params.dtype == "float32" else 8
-    training = item * target.dim * params.samples * (4 * modes + 40)
-    parameters = 8 * 8 * (target.dim + target.dim * modes) * (target.dim + 2)
+    fitted = 0 if _components(params) == 1 else _components(params)
+    training = item * target.dim * params.samples * (4 * modes + 12 * fitted + 40)
+    training += item * params.samples * (params.family_df if params.family == "student_t" else 0)
+    parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
     return 50_000 + training + parameters
 
 
@@ -145,7 +166,11 @@ def seconds_per_cell(params: Params, target: Target) -> float:
     modes = padded(target.modes) if isinstance(target, Mixture) else 1
     item = 1.0 if params.dtype == "float32" else 2.0
     per_sample = 1.5e-9 * (3 + 3 * target.dim + modes * (3 + 1.2 * target.dim + 0.15 * target.dim**2))
-    return params.steps * (1.2e-6 + item * params.samples * per_sample) + 1e-3
+    fitted = 0 if params.family != "gaussian_mixture" else params.components
+    extra = 6e-9 * fitted * (3 + 1.5 * target.dim)
+    if params.family == "student_t":
+        extra += 8e-9 * params.family_df
+    return params.steps * (1.2e-6 + item * params.samples * (per_sample + extra)) + 1e-3 * (1 + 0.3 * fitted)
 
 
 def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:

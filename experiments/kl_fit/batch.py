@@ -7,12 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from experiments import randomness
 from experiments.experiment import Cell, Outcome
 from experiments.kl_fit.divergences import DIVERGENCES, StackedTarget
-from experiments.kl_fit.families import SHAPES, Gaussian
+from experiments.kl_fit.families import Family, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import Fit, fit
-from experiments.kl_fit.judge import Gaussians, Judgement, judge
-from experiments.kl_fit.optimum import distance
+from experiments.kl_fit.fits import Fits, Gaussians, Mixtures
+from experiments.kl_fit.judge import judge
+from experiments.kl_fit.judge_points import Judgement
+from experiments.kl_fit.optimum import Distance, distance
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_mixture import StackedMixture, padded_components
@@ -40,6 +43,8 @@ def slice_size(cell: Cell) -> int:
     """How many cells train at once, so that a step's tensors stay in the cache."""
     params, target = cell.params, cell.target
     modes = padded_components(target.modes) if isinstance(target, Mixture) else 1
+    if params.family == "gaussian_mixture":
+        modes = max(modes, params.components)
     item = 4 if params.dtype == "float32" else 8
     hot = item * params.samples * (target.dim + 2) * modes
     return max(STACK, min(512, SLICE_BYTES // hot // STACK * STACK))
@@ -51,15 +56,14 @@ def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     judged: list[Judgement] = []
     for start in range(0, len(stacked), STACK):
         block = slice(start, start + STACK)
-        judged += judge(stacked[block], Gaussians(found.mean[block], found.tril[block]), device)
+        judged += judge(stacked[block], found[block], device)
     return [_outcome(k, cell, fitted, found, judged[k]) for k, cell in enumerate(cells)]
 
 
-def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgement) -> Outcome:
+def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement) -> Outcome:
     curve = {"loss": fitted.curve[k] + judged.loss_offset}
     done = int(fitted.steps_done[k])
-    finite = bool(np.isfinite(found.mean[k]).all() and np.isfinite(found.tril[k]).all())
-    if done < cell.params.steps or not finite or not (np.diag(found.tril[k]) > 0).all():
+    if done < cell.params.steps or not found.healthy[k]:
         return Outcome(
             status="diverged",
             error=f"diverged at step {done}: the loss or its gradient left the finite numbers;"
@@ -68,7 +72,10 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgemen
             curve_steps=fitted.curve_steps,
             curves=curve,
         )
-    away = distance(cell, found.mean[k], found.tril[k])
+    away = Distance()
+    if isinstance(found, Gaussians):
+        away = distance(cell, found.mean[k], found.tril[k])
+    mean, covariance, weights = found.moments(k)
     return Outcome(
         metrics={**judged.metrics, **away.metrics},
         labels={**judged.labels, **away.labels},
@@ -76,40 +83,50 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Gaussians, judged: Judgemen
         curves=curve,
         modes=judged.modes,
         samples=judged.samples,
-        mean=found.mean[k],
-        covariance=found.tril[k] @ found.tril[k].T,
-        weights=np.ones(1),
+        mean=mean,
+        covariance=covariance,
+        weights=weights,
     )
 
 
-def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Gaussians]:
+def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     """Fit a padded stack; the fits in the targets' own units."""
     params, target = cells[0].params, cells[0].target
-    family = Gaussian(SHAPES[params.family], target.dim)
+    chosen = family(params, target.dim)
     dtype = getattr(torch, params.dtype)
-    frames = {cell.target.digest: Frame.of(cell.target, family.shape) for cell in cells}
+    frames = {cell.target.digest: Frame.of(cell.target, frame_shape(chosen)) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
-    starts = []
-    for cell in cells:
-        mean, covariance = initial(cell.target, cell.params, cell.seed)
-        frame = frames[cell.target.digest]
-        starts.append(family.project(frame.points(mean[None])[0], frame.covariance(covariance)))
     fitted = fit(
         stacked,
-        family,
+        chosen,
         DIVERGENCES[params.divergence],
-        torch.tensor(np.stack(starts), dtype=dtype, device=device),
+        torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device),
         [cell.seed for cell in cells],
         steps=params.steps,
         samples=params.samples,
         learning_rate=torch.tensor([c.params.learning_rate for c in cells], dtype=dtype, device=device),
         df=stacked.df[:, 0, 0] if isinstance(stacked, StackedMixture) and stacked.df is not None else None,
     )
-    loc, tril = (part.cpu().numpy() for part in family.moments(fitted.theta.double()))
+    theta = fitted.theta.double()
     center = np.stack([frames[cell.target.digest].center for cell in cells])
     factor = np.stack([frames[cell.target.digest].factor for cell in cells])
     with np.errstate(all="ignore"):  # diverged fits are carried along, and dropped
+        if isinstance(chosen, GaussianMixture | StudentT):
+            return fitted, Mixtures.of(chosen, theta.cpu().numpy(), center, factor)
+        assert isinstance(chosen, Gaussian)
+        loc, tril = (part.cpu().numpy() for part in chosen.moments(theta))
         return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
+
+
+def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> list[np.ndarray]:
+    """Parameters ``(P,)`` of each cell's fit before the first step, in its frame."""
+    starts = []
+    for cell in cells:
+        (generator,) = randomness.generators([cell.seed], "init")
+        mean, covariance = initial(cell.target, cell.params, generator)
+        frame = frames[cell.target.digest]
+        starts.append(chosen.project(frame.points(mean[None])[0], frame.covariance(covariance), generator))
+    return starts
 
 
 def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str) -> StackedTarget:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from experiments.kl_fit.families import Gaussian
+from experiments.kl_fit.families import Family
 
 
 class StackedTarget(Protocol):
@@ -33,9 +33,10 @@ class Noise:
     uniform: Tensor | None = None
     gamma: Tensor | None = None
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Mean of a value ``(K, N)`` over the columns in use, ``(K,)``."""
-        return value[:, : self.count].mean(dim=1)
+    def mean(self, value: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Mean of a value ``(K, N)`` over the columns in use, ``(K,)``, by their weights ``(K, count)`` if given."""
+        used = value[:, : self.count]
+        return used.mean(dim=1) if weights is None else (weights * used).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class ForwardKL:
 
     samples_target: bool = True
 
-    def loss(self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
+    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
         """``(K,)``; up to the target's entropy, which training does not need, unless ``whole``."""
         assert noise.uniform is not None
-        x = target.sample(noise.uniform, noise.normal, noise.gamma)
+        x = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
         loss = -noise.mean(family.log_prob(theta, x))
         if whole and target.log_prob is not None:
             loss = loss + noise.mean(target.log_prob(x))
@@ -66,16 +67,20 @@ class ReverseKL:
 
     .. math:: \mathrm{E}_{x \sim Q} [\log q(x) - \log p(x)] = -H(Q) - \mathrm{E}_{z \sim N(0, I)} [\log p(loc + L z)]
 
-    The reparameterization gradient (Kingma and Welling 2014), with Q's entropy in closed form.
+    The reparameterization gradient (Kingma and Welling 2014), with Q's entropy in closed form where it has
+    one, and otherwise by log q at the samples.
     """
 
     samples_target: bool = False
 
-    def loss(self, target: StackedTarget, family: Gaussian, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
+    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
         """``(K,)``, always whole."""
         assert target.log_prob is not None
-        log_p = target.log_prob(family.rsample(theta, noise.normal))
-        return -family.entropy(theta) - noise.mean(log_p)
+        x = family.rsample(theta, noise.normal)
+        log_p, entropy = target.log_prob(x), family.entropy(theta)
+        if entropy is not None:
+            return -entropy - noise.mean(log_p)
+        return noise.mean(family.log_prob(theta, x) - log_p, family.weights(theta, noise.count))
 
 
 Divergence = ForwardKL | ReverseKL

@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments import randomness
 from experiments.adam import Adam
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
-from experiments.kl_fit.families import Gaussian
+from experiments.kl_fit.families import Family
 
 POINTS_OF_CURVE = 40
 LINE = 16  # numbers in a cache line: see Noise
@@ -42,7 +42,7 @@ class Fit:
 
 def fit(
     target: StackedTarget,
-    family: Gaussian,
+    family: Family,
     divergence: Divergence,
     theta: Tensor,
     seeds: Sequence[int],
@@ -64,7 +64,7 @@ def fit(
     steps_done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     kept = curve_steps(steps)
     curve = theta.new_zeros(len(kept), len(theta))
-    stream = _noise(family.dim, samples, steps, seeds, theta, divergence.samples_target, df)
+    stream = _noise(family.noise_dim, samples, steps, seeds, theta, divergence.samples_target, df)
     column = 0
     for step, noise in enumerate(stream):
         keep = step == kept[column]

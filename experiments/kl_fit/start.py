@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy import linalg
 
-from experiments import randomness
 from experiments.kl_fit.families import Shape
 from experiments.targets import Mixture, Points, Target
 
@@ -71,8 +70,8 @@ def moments(target: Target) -> tuple[np.ndarray, np.ndarray]:
     return target.mean, target.covariance
 
 
-def initial(target: Target, params: Start, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and covariance that Q starts from; see ``kl_fit.Params``."""
+def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance that Q starts from; see ``kl_fit.Params``. The generator is of the stream ``init``."""
     mean, covariance = moments(target)
     kind, _, k = params.init.partition(":")
     if kind == "mode":
@@ -80,7 +79,6 @@ def initial(target: Target, params: Start, seed: int) -> tuple[np.ndarray, np.nd
         mean, covariance = target.means[int(k)], target.covariances[int(k)]
     elif kind in ("narrow", "random"):
         if kind == "random":
-            (generator,) = randomness.generators([seed], "init")
             normal = torch.randn(target.dim, generator=generator, dtype=torch.float64).numpy()
             mean = mean + np.linalg.cholesky(covariance) @ normal
         covariance = narrowest(target)

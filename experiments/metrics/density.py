@@ -75,6 +75,7 @@ def evaluate(
     *,
     level_p: Tensor | None = None,
     level_q: Tensor | None = None,
+    heavy_q: bool = False,
 ) -> list[Evaluation]:
     """Every metric of ``table.DENSITY_METRICS`` for each of the K cells.
 
@@ -84,6 +85,7 @@ def evaluate(
         p, q: points that stand for the target and for the fit.
         level_p, level_q: log-densities ``(K,)`` that bound the 95 % highest-density regions, where they are
             known exactly; otherwise they are order statistics of the draws.
+        heavy_q: whether -log q grows like a logarithm, so that it has a mean under every P.
     """
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
@@ -102,7 +104,7 @@ def evaluate(
         "fitted_in_ellipse": of_q.tally.in_ellipse,
     }
     rows = {name: column.cpu().numpy() for name, column in modes.items()}
-    return [_cell(k, target, table, rows) for k, target in enumerate(targets)]
+    return [_cell(k, target, table, rows, heavy_q) for k, target in enumerate(targets)]
 
 
 def _pointwise(of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
@@ -188,7 +190,9 @@ def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
     return counts.distance / counts.mass - center.square().sum(dim=1)
 
 
-def _cell(k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray]) -> Evaluation:
+def _cell(
+    k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray], heavy_q: bool
+) -> Evaluation:
     """One cell's numbers, without the padding of its modes."""
     m = target.modes
     mine = {name: column[k, :m] for name, column in modes.items()}
@@ -204,7 +208,7 @@ def _cell(k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mappi
         "effective_modes": math.exp(entropy) / m,
         "log_width": float(np.nanmean(widths)) if captured.any() else math.nan,
     }
-    if target.df is not None and target.df <= 2:
+    if target.df is not None and target.df <= 2 and not heavy_q:
         # -log q grows like the square, which has no mean under P; a finite sum over points would hide it.
         metrics |= {"forward_kl": math.inf, "forward_shape_nats": math.inf}
     return Evaluation(

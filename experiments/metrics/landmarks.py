@@ -45,6 +45,11 @@ def landmarks(target: Mixture, mass: float = 0.95) -> Landmarks:
     return _landmarks(_ByDigest(target), mass)
 
 
+def fresh_landmarks(mixture: Mixture, mass: float = 0.95) -> Landmarks:
+    """The same, of a mixture that will not be asked for again."""
+    return _landmarks.__wrapped__(_ByDigest(mixture), mass)
+
+
 @lru_cache(maxsize=4096)
 def _landmarks(key: _ByDigest, mass: float) -> Landmarks:
     target = key.target

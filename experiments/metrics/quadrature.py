@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.metrics.landmarks import landmarks
+from experiments.metrics.landmarks import fresh_landmarks, landmarks
 from experiments.metrics.partition import Measure
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture
@@ -34,11 +34,7 @@ def quadrature(
     edges = torch.as_tensor(
         np.stack([_edges(t, m, s) for t, m, s in zip(targets, mean, sd, strict=True)]), device=device
     )
-    nodes, weights = (torch.as_tensor(v, device=device) for v in np.polynomial.legendre.leggauss(NODES))
-    half = 0.5 * edges.diff(dim=1).unsqueeze(2)
-    middle = 0.5 * (edges[:, 1:] + edges[:, :-1]).unsqueeze(2)
-    x = (middle + half * nodes).flatten(1)
-    base = (half * weights).flatten(1)
+    x, base = _nodes(edges)
     mixture = StackedMixture.stack(targets, torch.float64, device)
     log_p = mixture.log_prob(x.unsqueeze(1))
     loc, scale = (torch.as_tensor(v, device=device).unsqueeze(1) for v in (mean, sd))
@@ -47,6 +43,43 @@ def quadrature(
     p = Measure(x.unsqueeze(1), base * log_p.exp(), log_q, exact=True)
     q = Measure(x.unsqueeze(1), base * log_q.exp(), log_q, exact=True)
     return p, q, level
+
+
+def mixture_quadrature(
+    targets: Sequence[Mixture], fits: Sequence[Mixture], device: str = "cpu"
+) -> tuple[Measure, Measure, Tensor, Tensor]:
+    """Measures of K targets and of K fits that are mixtures, and the levels of both highest-density regions."""
+    lands = [fresh_landmarks(fit) for fit in fits]
+    rows = zip(targets, fits, lands, strict=True)
+    edges = torch.as_tensor(np.stack([_mixture_edges(t, f, land.ends) for t, f, land in rows]), device=device)
+    x, base = _nodes(edges)
+    log_p, log_q = (StackedMixture.stack(s, torch.float64, device).log_prob(x.unsqueeze(1)) for s in (targets, fits))
+    level_p = torch.tensor([landmarks(t).level for t in targets], device=device, dtype=torch.float64)
+    level_q = torch.tensor([land.level for land in lands], device=device, dtype=torch.float64)
+    p = Measure(x.unsqueeze(1), base * log_p.exp(), log_q, exact=True)
+    q = Measure(x.unsqueeze(1), base * log_q.exp(), log_q, exact=True)
+    return p, q, level_p, level_q
+
+
+def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of all panels, ``(K, N)``."""
+    nodes, weights = (torch.as_tensor(v, device=edges.device) for v in np.polynomial.legendre.leggauss(NODES))
+    half = 0.5 * edges.diff(dim=1).unsqueeze(2)
+    middle = 0.5 * (edges[:, 1:] + edges[:, :-1]).unsqueeze(2)
+    return (middle + half * nodes).flatten(1), (half * weights).flatten(1)
+
+
+def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarray:
+    known = landmarks(target)
+    parts = [known.ends, known.borders, ends]
+    count = 4 * padded_components(target.modes) + 2 * fit.modes
+    for mixture, size in ((target, padded_components(target.modes)), (fit, fit.modes)):
+        multiples = STUDENT if mixture.df else GAUSSIAN
+        parts.append(_around(mixture.means[:, 0], np.sqrt(mixture.covariances[:, 0, 0]), multiples))
+        count += (2 * len(multiples) + 1) * size
+    edges = np.concatenate(parts)
+    count = -(-count // 8) * 8 + 1  # as in _edges
+    return np.sort(np.append(edges, np.full(count - len(edges), fit.means[0, 0])))
 
 
 def _edges(target: Mixture, mean: float, sd: float) -> np.ndarray:

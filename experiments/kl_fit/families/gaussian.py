@@ -13,13 +13,6 @@ from torch import Tensor
 
 Shape = Literal["isotropic", "diagonal", "full"]
 
-SHAPES: dict[str, Shape] = {
-    "gaussian_isotropic": "isotropic",
-    "gaussian_diagonal": "diagonal",
-    "gaussian_full": "full",
-}
-"""By the name that a sweep file gives the family."""
-
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -32,6 +25,10 @@ class Gaussian:
 
     shape: Shape
     dim: int
+
+    @property
+    def noise_dim(self) -> int:
+        return self.dim
 
     @property
     def scales(self) -> int:
@@ -55,19 +52,32 @@ class Gaussian:
             return torch.addcmul(loc, scale, normal)
         return torch.baddbmm(loc, scale * self._unit(theta), normal)
 
+    def weights(self, theta: Tensor, n: int) -> None:
+        """All samples weigh alike."""
+
     def log_prob(self, theta: Tensor, x: Tensor) -> Tensor:
         """Log-density of x ``(K, D, N)``, as ``(K, N)``; differentiable in theta and x."""
+        y = self.whiten(theta, x)
+        constant = 0.5 * self.dim * math.log(2 * math.pi)
+        return -0.5 * (y * y).sum(dim=1) - (self.log_det(theta) + constant).unsqueeze(1)
+
+    def whiten(self, theta: Tensor, x: Tensor) -> Tensor:
+        """``L^{-1} (x - loc)``, ``(K, D, N)``."""
         loc, scale = self._loc_and_scale(theta)
         if self.is_full:
-            y = torch.bmm(self._unit_inverse(theta), (x - loc) / scale)
-        else:
-            y = (x - loc) / scale
-        constant = 0.5 * self.dim * math.log(2 * math.pi)
-        return -0.5 * (y * y).sum(dim=1) - (self._log_det(theta) + constant).unsqueeze(1)
+            return torch.bmm(self._unit_inverse(theta), (x - loc) / scale)
+        return (x - loc) / scale
+
+    def precision_factor(self, theta: Tensor) -> Tensor:
+        """``L^{-1}``, ``(K, D, D)``, of a full covariance."""
+        _, scale = self._loc_and_scale(theta)
+        if self.dim == 1:
+            return 1.0 / scale
+        return self._unit_inverse(theta) / scale.transpose(1, 2)
 
     def entropy(self, theta: Tensor) -> Tensor:
         """Differential entropy in nats, ``(K,)``."""
-        return self._log_det(theta) + 0.5 * self.dim * (1 + math.log(2 * math.pi))
+        return self.log_det(theta) + 0.5 * self.dim * (1 + math.log(2 * math.pi))
 
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``(K, D)`` and Cholesky factor of the covariance ``(K, D, D)``."""
@@ -76,7 +86,7 @@ class Gaussian:
             return loc.squeeze(-1), scale * self._unit(theta)
         return loc.squeeze(-1), torch.diag_embed(scale.squeeze(-1).expand(-1, self.dim))
 
-    def project(self, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    def project(self, mean: np.ndarray, covariance: np.ndarray, generator: torch.Generator | None = None) -> np.ndarray:
         """Parameters ``(P,)`` of the family's member closest in forward KL to a Gaussian: its moments, restricted."""
         if self.shape == "isotropic":
             return np.append(mean, 0.5 * np.log(np.trace(covariance) / self.dim))
@@ -91,7 +101,7 @@ class Gaussian:
         loc, log_scale = theta[:, : self.dim], theta[:, self.dim : self.dim + self.scales]
         return loc.unsqueeze(-1), log_scale.exp().unsqueeze(-1)
 
-    def _log_det(self, theta: Tensor) -> Tensor:
+    def log_det(self, theta: Tensor) -> Tensor:
         """Log-determinant of L."""
         return theta[:, self.dim : self.dim + self.scales].sum(dim=1) * (self.dim / self.scales)
 

@@ -1,0 +1,77 @@
+"""Fits against points: what can be said where the target's density is not known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from experiments import randomness
+from experiments.experiment import Cell
+from experiments.kl_fit.families import family, frame_shape
+from experiments.kl_fit.fits import Fits, Mixtures
+from experiments.kl_fit.start import Frame
+from experiments.metrics.neighbours import MOST_POINTS, precision_recall, standard_error
+from experiments.stacked_mixture import StackedMixture
+
+KEPT_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is reported of one fit; ``loss_offset`` takes the training loss to the target's own units."""
+
+    metrics: Mapping[str, float]
+    samples: np.ndarray
+    labels: Mapping[str, str]
+    modes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    loss_offset: float = 0.0
+
+
+def by_neighbours(cell: Cell, q: Fits) -> Judgement:
+    """Of one cell and its one fit."""
+    points = cell.target.values
+    frame = Frame.of(cell.target, "diagonal")
+    (generator,) = randomness.generators([cell.seed], "evaluation")
+    losses = _losses(q, points)
+    n = min(len(points), MOST_POINTS)
+    kept = points
+    if n < len(points):
+        kept = points[torch.randperm(len(points), generator=generator)[:n].numpy()]
+    samples = _samples(q, max(n, KEPT_SAMPLES), generator)
+    # Columns in seconds and in metres must weigh alike: distances are taken between standardised points.
+    precision, recall = precision_recall(frame.points(kept), frame.points(samples[:n]))
+    cross_entropy = float(losses.mean())
+    error = float(losses.std() / math.sqrt(len(points)))
+    metrics = {
+        "objective": cross_entropy,
+        "objective_se": error,
+        "coverage": recall,
+        "coverage_se": standard_error(recall, n),
+        "sharpness": precision,
+        "sharpness_se": standard_error(precision, n),
+        "cross_entropy": cross_entropy,
+        "cross_entropy_se": error,
+    }
+    offset = Frame.of(cell.target, frame_shape(family(cell.params, q.dim))).log_det
+    return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, loss_offset=offset)
+
+
+def _losses(q: Fits, points: np.ndarray) -> np.ndarray:
+    """Minus log-density of the one fit at points ``(n, D)``."""
+    if isinstance(q, Mixtures):
+        x = torch.as_tensor(points.T.copy()).unsqueeze(0)
+        return -StackedMixture.stack(q.each, torch.float64).log_prob(x)[0].numpy()
+    y = np.linalg.solve(q.tril[0], (points - q.mean[0]).T)
+    return np.asarray(0.5 * (y**2).sum(axis=0) + q.log_det[0] + 0.5 * q.dim * math.log(2 * math.pi))
+
+
+def _samples(q: Fits, n: int, generator: torch.Generator) -> np.ndarray:
+    """Of the one fit, ``(n, D)``."""
+    if isinstance(q, Mixtures):
+        return StackedMixture.stack(q.each, torch.float64).draw(n, [generator])[0].T.numpy()
+    normal = torch.randn(q.dim, n, generator=generator, dtype=torch.float64).numpy()
+    return q.sample(normal)[0].T

@@ -1,0 +1,188 @@
+"""One suite for all families: what a family promises, against quadrature, scipy and torch.distributions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from experiments.kl_fit import Params
+from experiments.kl_fit.families import FAMILIES, Family, GaussianMixture, StudentT, family
+from experiments.stacked_mixture import StackedMixture
+from tests.experiments.test_kl_truth import fitted, log_density, random_mixture
+
+DTYPE = torch.float64
+
+
+def made(name: str, dim: int) -> Family:
+    return family(Params(target="any", family=name, components=3, family_df=5), dim)
+
+
+def random_theta(chosen: Family, k: int = 32, seed: int = 0) -> torch.Tensor:
+    """Members of no special shape: a start with random moments, and every parameter moved."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(k):
+        root = rng.normal(size=(chosen.dim, chosen.dim)) * 0.3 + np.eye(chosen.dim)
+        generator = torch.Generator().manual_seed(i)
+        rows.append(chosen.project(rng.normal(size=chosen.dim), root @ root.T, generator))
+    return torch.tensor(np.stack(rows) + rng.normal(size=(k, chosen.parameters)) * 0.2, dtype=DTYPE)
+
+
+def noise(chosen: Family, k: int, n: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(k, chosen.noise_dim, n, generator=torch.Generator().manual_seed(seed), dtype=DTYPE)
+
+
+def weights(chosen: Family, theta: torch.Tensor, n: int) -> torch.Tensor:
+    found = chosen.weights(theta, n)
+    return torch.full((len(theta), n), 1 / n, dtype=DTYPE) if found is None else found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_shapes_and_gradients(name: str, dim: int) -> None:
+    chosen = made(name, dim)
+    theta = random_theta(chosen).requires_grad_()
+    assert theta.shape == (32, chosen.parameters)
+    x = chosen.rsample(theta, noise(chosen, 32, 50))
+    assert x.shape == (32, dim, 50)
+    density = chosen.log_prob(theta, x.detach())
+    assert density.shape == (32, 50)
+    assert torch.allclose(weights(chosen, theta, 50).sum(dim=1), torch.ones(32, dtype=DTYPE))
+    (of_density,) = torch.autograd.grad(density.sum(), theta)
+    assert (of_density != 0).all()
+    (of_samples,) = torch.autograd.grad((weights(chosen, theta, 50) * x.square().sum(dim=1)).sum(), theta)
+    assert (of_samples != 0).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_density_integrates_to_one_in_one_dimension(name: str) -> None:
+    chosen = made(name, 1)
+    theta = random_theta(chosen, 2)
+
+    def density(x: float) -> float:
+        return float(chosen.log_prob(theta[:1], torch.full((1, 1, 1), x, dtype=DTYPE)).exp())
+
+    total = integrate.quad(density, -np.inf, np.inf, limit=500, epsabs=1e-10)[0]
+    assert total == pytest.approx(1, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_density_integrates_to_one_in_two_dimensions(name: str) -> None:
+    chosen = made(name, 2)
+    theta = random_theta(chosen, 1)
+    # x = sinh(u) reaches the tails; the trapezium rule is exact to rounding error for what vanishes at both ends.
+    u = np.linspace(-9, 9, 601)
+    x, jacobian = np.sinh(u), np.cosh(u) * (u[1] - u[0])
+    points = torch.tensor(np.stack(np.meshgrid(x, x, indexing="ij")).reshape(1, 2, -1))
+    density = chosen.log_prob(theta, points).exp().reshape(601, 601).numpy()
+    assert jacobian @ density @ jacobian == pytest.approx(1, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_samples_agree_with_density(name: str) -> None:
+    chosen = made(name, 1)
+    theta = random_theta(chosen, 1)
+    n = 30_000
+    x = chosen.rsample(theta, noise(chosen, 1, n))[0, 0].numpy()
+    weight = weights(chosen, theta, n)[0].numpy()
+    order = np.argsort(x)
+    grid = np.sinh(np.linspace(-9, 9, 20_001))
+    density = chosen.log_prob(theta, torch.tensor(grid[None, None])).exp()[0].numpy()
+    cdf = integrate.cumulative_trapezoid(density, grid, initial=0)
+    distance = np.abs(np.cumsum(weight[order]) - np.interp(x[order], grid, cdf)).max()
+    assert stats.kstwobign.sf(distance / math.sqrt((weight**2).sum())) > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_entropy_is_that_of_the_samples(name: str, dim: int) -> None:
+    chosen = made(name, dim)
+    theta = random_theta(chosen)
+    entropy = chosen.entropy(theta)
+    if entropy is None:
+        return
+    log_q = chosen.log_prob(theta, chosen.rsample(theta, noise(chosen, 32, 20_000)))
+    error = log_q.std(dim=1) / math.sqrt(20_000)
+    assert ((entropy + log_q.mean(dim=1)).abs() < 4.5 * error).all()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stacked_equals_padded_alone(name: str, dim: int, dtype: torch.dtype) -> None:
+    chosen = made(name, dim)
+    theta, z = random_theta(chosen, 64).to(dtype), noise(chosen, 64, 48).to(dtype)
+
+    def results(theta: torch.Tensor, z: torch.Tensor) -> list[torch.Tensor]:
+        theta = theta.clone().requires_grad_()
+        x = chosen.rsample(theta, z.clone())
+        loss = (chosen.log_prob(theta, x) + x.square().sum(dim=1)).mean(dim=1)
+        return [x.detach(), loss.detach(), *torch.autograd.grad(loss.sum(), theta)]
+
+    whole = results(theta, z)
+    for k in (0, 13, 63):
+        alone = results(theta[k].expand(32, -1), z[k].expand(32, -1, -1))
+        assert all(torch.equal(one[0], among[k]) for one, among in zip(alone, whole, strict=True))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_student_t_is_that_of_scipy(dim: int) -> None:
+    chosen = StudentT(dim, 5)
+    theta = random_theta(chosen)
+    x = chosen.rsample(theta, noise(chosen, 32, 30))
+    entropy, log_q = chosen.entropy(theta), chosen.log_prob(theta, x)
+    for k in range(3):
+        fit = chosen.mixture(theta[k].numpy(), np.zeros(dim), np.eye(dim))
+        exact = stats.multivariate_t(fit.means[0], fit.covariances[0], df=5)
+        assert np.allclose(log_q[k], exact.logpdf(x[k].T.numpy()), atol=1e-11)
+        assert float(entropy[k]) == pytest.approx(float(exact.entropy()), abs=1e-9)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_mixture_is_that_of_scipy_in_any_coordinates(dim: int) -> None:
+    chosen = GaussianMixture(dim, 3)
+    theta = random_theta(chosen, 1)
+    rng = np.random.default_rng(5)
+    center, factor = rng.normal(size=dim), np.tril(rng.normal(size=(dim, dim))) + 3 * np.eye(dim)
+    x = rng.normal(size=(dim, 40))
+    fit = chosen.mixture(theta[0].numpy(), center, factor)
+    expected = log_density(fit, (center[:, None] + factor @ x).T) + np.linalg.slogdet(factor)[1]
+    assert np.allclose(chosen.log_prob(theta, torch.tensor(x[None]))[0], expected, atol=1e-10)
+
+
+def test_gradient_of_mixing_weights_is_exact() -> None:
+    """Against differences of KL(Q || P) by quadrature, with quantiles in place of noise."""
+    target = random_mixture(3, 1, 2)
+    chosen = GaussianMixture(1, 3)
+    theta = random_theta(chosen, 1, seed=4)
+    p = StackedMixture.stack([target], DTYPE)
+
+    def kl(theta: np.ndarray) -> float:
+        grid = torch.linspace(-40, 40, 200_001, dtype=DTYPE).view(1, 1, -1)
+        log_q = chosen.log_prob(torch.tensor(theta[None]), grid)
+        return float((log_q.exp() * (log_q - p.log_prob(grid))).sum() * (80 / 200_000))
+
+    middle = theta[0].numpy()
+    steps = np.eye(len(middle)) * 1e-5
+    expected = np.array([(kl(middle + step) - kl(middle - step)) / 2e-5 for step in steps])
+    n = 30_000
+    rank = (np.arange(n) // 3 + 0.5) / (n / 3)
+    variable = theta.clone().requires_grad_()
+    x = chosen.rsample(variable, torch.tensor(stats.norm.ppf(rank))[None, None])
+    loss = (weights(chosen, variable, n) * (chosen.log_prob(variable, x) - p.log_prob(x))).sum()
+    (found,) = torch.autograd.grad(loss, variable)
+    assert np.allclose(found[0].numpy(), expected, atol=2e-3)
+    assert np.abs(expected[:3]).min() > 1e-2
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl"])
+def test_a_mixture_finds_a_mixture(dim: int, divergence: str) -> None:
+    target = random_mixture(1, dim, 3)
+    fit = fitted(target, divergence=divergence, family="gaussian_mixture", components=6, steps=2000)[0]
+    assert fit.metrics[divergence] < 0.02 + 3 * fit.metrics[f"{divergence}_se"]
+    assert np.allclose(fit.mean, target.mean, atol=0.15)
