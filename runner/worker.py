@@ -107,8 +107,9 @@ def _outcomes(experiment: Experiment, cells: Sequence[Cell], device: str) -> lis
 
 def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
     """How many of a batch's cells the GPU has room for now, of which other trials may have a share."""
-    import torch
-
+    torch = sys.modules.get("torch")
+    if not (torch and torch.cuda.is_available()):  # an experiment may use a GPU by other means, or say it has none
+        return len(cells)
     free, _ = torch.cuda.mem_get_info()
     each = max(experiment.bytes_per_cell(cell.params, cell.target) for cell in cells)
     return max(1, min(len(cells), int(CUDA_SHARE * free / max(each, 1))))

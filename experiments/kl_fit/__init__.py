@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
+from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
 from experiments.metrics import LABELS as COVERAGE_LABELS
 from experiments.targets import Mixture, Points, Target
@@ -22,12 +23,17 @@ class Params(BaseParams):
     """Parameters of one fit.
 
     Args:
-        divergence: ``forward_kl`` is KL(P || Q) and covers, ``reverse_kl`` is KL(Q || P) and seeks.
+        divergence: ``forward_kl`` is KL(P || Q) and covers, ``reverse_kl`` is KL(Q || P) and seeks, ``jeffreys``
+            is their sum, ``mixed`` their weighted mean, ``jensen_shannon`` the mean KL of each to the halfway
+            mixture, and ``alpha`` is ``(1 - int p^alpha q^(1 - alpha)) / (alpha (1 - alpha))``.
+        alpha: of ``alpha``, and given with no other: 1 is forward KL, 0 reverse KL, 1/2 four times the squared
+            Hellinger distance.
+        forward_weight: of ``mixed``, and given with no other: ``w KL(P || Q) + (1 - w) KL(Q || P)``.
         family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, or
             a mixture of full Gaussians whose weights are learnt.
         components: of ``gaussian_mixture``; they start drawn from the init, and share its volume.
         family_df: degrees of freedom of ``student_t``, a whole number; it has a covariance from 3 on.
-        estimator: of reverse KL's gradient; forward KL has only the plain one.
+        estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
             a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
@@ -37,13 +43,17 @@ class Params(BaseParams):
             the steps, then it falls to zero along a cosine so that the fit settles.
     """
 
-    divergence: Literal["forward_kl", "reverse_kl"] = "reverse_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = "reverse_kl"
+    alpha: float | None = Field(None, ge=-10, le=10)
+    forward_weight: float | None = Field(None, ge=0, le=1)
     family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
         "gaussian_full"
     )
     components: int = Field(8, ge=1, le=1024)
     family_df: int = Field(5, ge=3, le=100)
-    estimator: Literal["reparameterization"] = "reparameterization"
+    estimator: Literal["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"] = (
+        "reparameterization"
+    )
     init: Init = "wide"
     init_scale: float = Field(1.0, gt=0)
     steps: int = Field(1000, ge=1, le=10_000_000)
@@ -85,6 +95,7 @@ LABELS = {
 
 def check(params: Params, target: Target) -> None:
     """Refuse what has no answer."""
+    _check_names(params)
     mode = re.fullmatch(r"mode:(\d+)", params.init)
     if isinstance(target, Points):
         _check_points(params, target, is_mode=mode is not None)
@@ -97,12 +108,46 @@ def check(params: Params, target: Target) -> None:
             f"family gaussian_mixture: each of its {params.components} components needs a sample at each step, and"
             f" there are {params.samples}. Use samples {params.components} or more"
         )
-    infinite = params.divergence == "forward_kl" and params.family != "student_t"
-    if infinite and target.df is not None and target.df <= 2:
+    if target.df is not None and params.family != "student_t":
+        _check_tails(params, target, target.df)
+
+
+def _check_names(params: Params) -> None:
+    """Parameters that mean something with one divergence alone, and estimators that need reverse KL."""
+    for name, divergence in (("alpha", "alpha"), ("forward_weight", "mixed")):
+        given = getattr(params, name) is not None
+        if given and params.divergence != divergence:
+            raise ValueError(
+                f"{name} belongs to divergence {divergence}, and this is {params.divergence}: leave it out"
+            )
+        if not given and params.divergence == divergence:
+            raise ValueError(f"divergence {divergence} needs {name}, such as 0.5")
+    if params.estimator == "reparameterization":
+        return
+    if params.divergence != "reverse_kl":
         raise ValueError(
-            f"forward_kl: target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
+            f"estimator {params.estimator} is one of reverse KL's gradient, and the divergence is {params.divergence}."
+            " Use estimator reparameterization, or divergence reverse_kl"
+        )
+    if params.family == "gaussian_mixture":
+        raise ValueError(
+            f"estimator {params.estimator}: the samples of a gaussian_mixture are stratified, and their weights have"
+            " exact gradients. Use estimator reparameterization"
+        )
+
+
+def _check_tails(params: Params, target: Mixture, df: float) -> None:
+    """Under a Student-t target -log q of a Gaussian grows like the square."""
+    if df <= 2 and kl_weights(params)[0] > 0:
+        raise ValueError(
+            f"{params.divergence}: target {target.name!r} has Student-t components with df {df:g}, whose variance is"
             " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, family student_t, or"
             " df above 2"
+        )
+    if operations(params) == "alpha" and params.alpha is not None and params.alpha > 1:
+        raise ValueError(
+            f"alpha {params.alpha:g}: the tails of target {target.name!r} (Student-t, df {df:g}) are too heavy for any"
+            " Gaussian, and the divergence infinite. Use alpha below 1, or family student_t"
         )
 
 
@@ -135,7 +180,7 @@ def batch_key(params: Params, target: Target) -> Hashable:
     if isinstance(target, Mixture):
         kind = (padded(target.modes), target.df is None)
     return (
-        *(params.divergence, params.family, params.estimator, params.steps, params.samples, params.dtype),
+        *(operations(params), params.family, params.estimator, params.steps, params.samples, params.dtype),
         *(target.dim, kind),
         *(_components(params), params.family_df if params.family == "student_t" else 0),
     )

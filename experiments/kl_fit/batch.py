@@ -9,7 +9,7 @@ import torch
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
-from experiments.kl_fit.divergences import DIVERGENCES, StackedTarget
+from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import Fit, fit
 from experiments.kl_fit.fits import Fits, Gaussians, Mixtures
@@ -96,11 +96,12 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     dtype = getattr(torch, params.dtype)
     frames = {cell.target.digest: Frame.of(cell.target, frame_shape(chosen)) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
+    theta = torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device)
     fitted = fit(
         stacked,
         chosen,
-        DIVERGENCES[params.divergence],
-        torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device),
+        divergence([cell.params for cell in cells], theta),
+        theta,
         [cell.seed for cell in cells],
         steps=params.steps,
         samples=params.samples,

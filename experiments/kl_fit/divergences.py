@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from experiments import pointwise
 from experiments.kl_fit.families import Family
+from experiments.kl_fit.names import kl_weights, operations
 
 
 class StackedTarget(Protocol):
@@ -67,22 +70,112 @@ class ReverseKL:
 
     .. math:: \mathrm{E}_{x \sim Q} [\log q(x) - \log p(x)] = -H(Q) - \mathrm{E}_{z \sim N(0, I)} [\log p(loc + L z)]
 
-    The reparameterization gradient (Kingma and Welling 2014), with Q's entropy in closed form where it has
-    one, and otherwise by log q at the samples.
+    Estimators of its gradient, all unbiased: ``reparameterization`` (Kingma and Welling 2014), with Q's entropy in
+    closed form where it has one; ``sticking_the_landing`` (Roeder et al. 2017, https://arxiv.org/abs/1703.09194),
+    without log q's own derivative by the parameters, whose mean is zero; ``score_function`` (Williams 1992), through
+    the density alone, and ``score_function_baseline``, which subtracts from each value the mean of the others.
     """
 
+    estimator: str = "reparameterization"
     samples_target: bool = False
 
     def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
         """``(K,)``, always whole."""
         assert target.log_prob is not None
+        if self.estimator.startswith("score_function"):
+            return self._by_score(target, family, theta, noise)
         x = family.rsample(theta, noise.normal)
+        if self.estimator == "sticking_the_landing":
+            return noise.mean(family.log_prob(theta.detach(), x) - target.log_prob(x))
         log_p, entropy = target.log_prob(x), family.entropy(theta)
         if entropy is not None:
             return -entropy - noise.mean(log_p)
         return noise.mean(family.log_prob(theta, x) - log_p, family.weights(theta, noise.count))
 
+    def _by_score(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:
+        """The value, with the gradient of ``mean((f - baseline) log q)`` at fixed samples and f."""
+        assert target.log_prob is not None
+        with torch.no_grad():
+            x = family.rsample(theta, noise.normal)
+            log_p = target.log_prob(x)
+        log_q = family.log_prob(theta, x)
+        f = (log_q - log_p).detach()[:, : noise.count]
+        value, signal = f.mean(dim=1), f
+        if self.estimator == "score_function_baseline" and noise.count > 1:
+            signal = (f - value.unsqueeze(1)) * (noise.count / (noise.count - 1))
+        surrogate = noise.mean(torch.nn.functional.pad(signal, (0, log_q.shape[1] - noise.count)) * log_q)
+        return value + surrogate - surrogate.detach()
 
-Divergence = ForwardKL | ReverseKL
 
-DIVERGENCES: dict[str, Divergence] = {"forward_kl": ForwardKL(), "reverse_kl": ReverseKL()}
+@dataclass(frozen=True)
+class WeightedKLs:
+    r""":math:`w_f KL(P \| Q) + w_r KL(Q \| P)`: Jeffreys' divergence where both weights are 1.
+
+    Each KL from samples of its own side, which share the step's noise. Jeffreys 1946.
+
+    Args:
+        forward, reverse: weights, ``(K,)``.
+    """
+
+    forward: Tensor
+    reverse: Tensor
+    samples_target: bool = True
+
+    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
+        """``(K,)``; up to the target's entropy unless ``whole``."""
+        forward = ForwardKL().loss(target, family, theta, noise, whole)
+        return self.forward * forward + self.reverse * ReverseKL().loss(target, family, theta, noise, whole)
+
+
+@dataclass(frozen=True)
+class FromBothSides:
+    r""":math:`E_P[g(u)] + E_Q[g(u)]`, with g of ``experiments.pointwise``: Jensen-Shannon and alpha divergences.
+
+    Samples of P and reparameterized samples of Q, which share the step's noise. For alpha outside of [0, 1] g is
+    unbounded: its mean may be dominated by samples that are never drawn.
+
+    Args:
+        integrand: ``(K, N) -> (K, N)``.
+    """
+
+    integrand: Callable[[Tensor], Tensor]
+    samples_target: bool = True
+
+    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
+        """``(K,)``, always whole."""
+        assert noise.uniform is not None and target.log_prob is not None
+        of_p = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
+        of_q = family.rsample(theta, noise.normal)
+        at_p, at_q = (self.integrand(target.log_prob(x) - family.log_prob(theta, x)) for x in (of_p, of_q))
+        return noise.mean(at_p) + noise.mean(at_q, family.weights(theta, noise.count))
+
+
+Divergence = ForwardKL | ReverseKL | WeightedKLs | FromBothSides
+
+
+def divergence(params: Sequence[Any], like: Tensor) -> Divergence:
+    """That of a stack of cells, from their parameters; what differs between cells is a tensor.
+
+    Args:
+        params: K cells' ``kl_fit.Params`` of one batch key.
+        like: gives dtype and device.
+    """
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+
+    match operations(params[0]):
+        case "forward_kl":
+            return ForwardKL()
+        case "reverse_kl":
+            return ReverseKL(params[0].estimator)
+        case "weighted_kls":
+            weights = [kl_weights(p) for p in params]
+            return WeightedKLs(column([w[0] for w in weights]), column([w[1] for w in weights]))
+        case "jensen_shannon":
+            return FromBothSides(pointwise.jensen_shannon)
+        case "alpha":
+            alpha = column([p.alpha for p in params]).unsqueeze(1)
+            return FromBothSides(lambda u: pointwise.alpha(u, alpha))
+        case other:
+            raise ValueError(f"unknown divergence {other!r}")

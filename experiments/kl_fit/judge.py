@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from experiments import randomness
 from experiments.experiment import Cell
 from experiments.kl_fit.fits import Fits, Gaussians, Mixtures
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours
+from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
@@ -30,11 +32,28 @@ def judge(cells: Sequence[Cell], q: Fits, device: str) -> list[Judgement]:
         evaluations, samples = _evaluate(cells, q, device)
     judged = []
     for cell, evaluation, x in zip(cells, evaluations, samples, strict=True):
-        chosen = cell.params.divergence
-        objective = {"objective": evaluation.metrics[chosen], "objective_se": evaluation.metrics[f"{chosen}_se"]}
-        metrics = objective | dict(evaluation.metrics)
+        value, error = _objective(cell.params, evaluation)
+        metrics = {"objective": value, "objective_se": error} | dict(evaluation.metrics)
+        for name in ("alpha", "alpha_se"):  # that is the objective's other name, and a parameter's
+            metrics.pop(name, None)
         judged.append(Judgement(metrics, x, {"coverage_method": "density"}, evaluation.modes))
     return judged
+
+
+def _objective(params: Any, evaluation: Evaluation) -> tuple[float, float]:
+    """The divergence that was minimised, and its standard error; the KLs' own come from independent draws."""
+    if operations(params) in ("jensen_shannon", "alpha"):
+        return evaluation.metrics[params.divergence], evaluation.metrics[f"{params.divergence}_se"]
+    parts = [(w, f"{name}_kl") for w, name in zip(kl_weights(params), ("forward", "reverse"), strict=True) if w]
+    error = math.hypot(*(weight * evaluation.metrics[f"{name}_se"] for weight, name in parts))
+    return sum(weight * evaluation.metrics[name] for weight, name in parts), error
+
+
+def _alpha(cells: Sequence[Cell], device: str) -> Tensor | None:
+    """Of a stack that minimises alpha divergences, ``(K, 1)``."""
+    if operations(cells[0].params) != "alpha":
+        return None
+    return torch.tensor([[cell.params.alpha] for cell in cells], dtype=torch.float64, device=device)
 
 
 def _evaluate(cells: Sequence[Cell], q: Fits, device: str) -> tuple[list[Evaluation], np.ndarray]:
@@ -49,7 +68,9 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     fits = StackedMixture.stack(q.each, torch.float64, device)
     samples = fits.draw(KEPT_SAMPLES, _own_generators(cells, device)).transpose(1, 2).cpu().numpy()
     heavy = q.each[0].df is not None
-    return evaluate(targets, of_p, of_q, level_p=level_p, level_q=level_q, heavy_q=heavy), samples
+    return evaluate(
+        targets, of_p, of_q, level_p=level_p, level_q=level_q, heavy_q=heavy, alpha=_alpha(cells, device)
+    ), samples
 
 
 def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple[list[Evaluation], np.ndarray]:
@@ -59,7 +80,7 @@ def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
     of_p, of_q = (Measure.of_draws(x, _log_prob(fits, x)) for x in (x_p, x_q))
-    evaluations = evaluate(targets, of_p, of_q, heavy_q=q.each[0].df is not None)
+    evaluations = evaluate(targets, of_p, of_q, heavy_q=q.each[0].df is not None, alpha=_alpha(cells, device))
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
 
 
@@ -74,7 +95,7 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
     level_q = torch.as_tensor(q.level, device=device)
     normal = randomness.normal((1, KEPT_SAMPLES), _generators(cells, device), torch.float64)
     samples = q.sample(normal.cpu().numpy()).transpose(0, 2, 1)
-    return evaluate(targets, of_p, of_q, level_p=level, level_q=level_q), samples
+    return evaluate(targets, of_p, of_q, level_p=level, level_q=level_q, alpha=_alpha(cells, device)), samples
 
 
 def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
@@ -93,6 +114,7 @@ def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Ev
         Measure.of_draws(x_p, log_q_at_p),
         Measure.of_draws(x_q, log_q_at_q),
         level_q=torch.as_tensor(q.level, device=device),
+        alpha=_alpha(cells, device),
     )
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
 

@@ -27,7 +27,11 @@ def distance(cell: Cell, mean: np.ndarray, tril: np.ndarray) -> Distance:
     One fit at a time: the sums of a stack would depend, in their last bits, on its size.
     """
     params = cell.params
-    (found,) = certify(cell.target, params.family, Divergence(params.divergence), mean[None], tril[None])
+    chosen = Divergence(
+        params.divergence,
+        **{name: getattr(params, name) for name in ("alpha", "forward_weight") if getattr(params, name) is not None},
+    )
+    (found,) = certify(cell.target, params.family, chosen, mean[None], tril[None])
     known = {"optimum_value": found.value, "optimum_gap": found.gap, "converged": found.converged}
     metrics = {name: round(float(value), DECIMALS) for name, value in known.items() if value is not None}
     return Distance(metrics, {} if found.label is None else {"optimum_label": found.label})

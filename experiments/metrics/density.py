@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import pointwise
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
@@ -76,6 +77,7 @@ def evaluate(
     level_p: Tensor | None = None,
     level_q: Tensor | None = None,
     heavy_q: bool = False,
+    alpha: Tensor | None = None,
 ) -> list[Evaluation]:
     """Every metric of ``table.DENSITY_METRICS`` for each of the K cells.
 
@@ -86,11 +88,15 @@ def evaluate(
         level_p, level_q: log-densities ``(K,)`` that bound the 95 % highest-density regions, where they are
             known exactly; otherwise they are order statistics of the draws.
         heavy_q: whether -log q grows like a logarithm, so that it has a mean under every P.
+        alpha: ``(K, 1)``; asks for the alpha divergences too, reported as ``alpha``.
     """
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
     masses = _masses(of_p.tally, of_q.tally)
     estimates = _pointwise(of_p, of_q, level_p, level_q) | _chain_rule(of_p, of_q, *masses)
+    if alpha is not None:
+        sides = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
+        estimates["alpha"] = sides[0] + sides[1]
     columns = {name: e.value for name, e in estimates.items()}
     columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
     table = {name: column.cpu().numpy() for name, column in columns.items()}

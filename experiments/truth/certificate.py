@@ -77,7 +77,8 @@ def certify(
     label, local = _reached(known, target, family, divergence, q)
     best = known[0].value
     assert best is not None
-    arrived = np.abs(value - local) <= CONVERGED
+    with np.errstate(invalid="ignore"):  # an alpha divergence may be infinite, at the fit and where it leads
+        arrived = np.abs(value - local) <= CONVERGED
     rows = zip(value, label, arrived, strict=True)
     return [Certificate(best, float(v - best), word, bool(there)) for v, word, there in rows]
 

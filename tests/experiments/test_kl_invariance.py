@@ -40,6 +40,10 @@ def cells(targets: list[Mixture] | list[Points], count: int, inits: list[str], *
             "init_scale": float(rng.uniform(0.5, 2)),
             "learning_rate": 0.01 + 0.001 * k,
         }
+        if fixed.get("divergence") == "alpha":
+            varied["alpha"] = float(rng.uniform(-0.5, 1.5))
+        if fixed.get("divergence") == "mixed":
+            varied["forward_weight"] = float(rng.uniform(0, 1))
         params = Params(target=target.name, steps=12, samples=24, **varied, **fixed)
         made.append(SimpleNamespace(params=params, target=target, seed=int(rng.integers(5))))
     assert len({KL_FIT.batch_key(cell.params, cell.target) for cell in made}) == 1
@@ -52,11 +56,13 @@ def check_equal(first: Outcome, second: Outcome) -> None:
     for name, value in first.metrics.items():
         assert np.array_equal(value, second.metrics[name], equal_nan=True), name
     for part in ("samples", "mean", "covariance", "curve_steps"):
-        assert np.array_equal(getattr(first, part), getattr(second, part), equal_nan=True), part
-    for part in ("curves", "modes"):
         one, other = getattr(first, part), getattr(second, part)
-        assert one.keys() == other.keys()
-        assert all(np.array_equal(one[name], other[name], equal_nan=True) for name in one), part
+        assert (one is None) == (other is None), part
+        assert one is None or np.array_equal(one, other, equal_nan=True), part
+    for part in ("curves", "modes"):
+        columns, others = getattr(first, part), getattr(second, part)
+        assert columns.keys() == others.keys()
+        assert all(np.array_equal(columns[name], others[name], equal_nan=True) for name in columns), part
 
 
 @pytest.mark.parametrize(("divergence", "family"), list(itertools.product(DIVERGENCES, FAMILIES)))
@@ -75,6 +81,16 @@ def test_alone_or_among_others(divergence: str, family: str, dim: int, modes: in
             part = slice(start, min(start + size, len(stack)))
             for own, among in zip(KL_FIT.run_batch(stack[part], "cpu"), whole[part], strict=True):
                 check_equal(own, among)
+
+
+@pytest.mark.parametrize("estimator", ["sticking_the_landing", "score_function", "score_function_baseline"])
+def test_other_estimators_alone_or_among_others(estimator: str) -> None:
+    targets = [random_mixture(seed, 2, 4) for seed in range(3)]
+    stack = cells(targets, 37, ["wide", "narrow", "mode:0"], divergence="reverse_kl", estimator=estimator)
+    whole = KL_FIT.run_batch(stack, "cpu")
+    for k in (0, 17, 36):
+        (own,) = KL_FIT.run_batch([stack[k]], "cpu")
+        check_equal(own, whole[k])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

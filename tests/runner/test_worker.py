@@ -99,6 +99,7 @@ def test_running_out_of_memory_halves_the_stack_until_it_fits() -> None:
 
 @pytest.mark.parametrize(("free", "sizes"), [(10**9, [16]), (6250, [5, 5, 5, 1]), (1, [1] * 16)])
 def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, sizes: list[int]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2 * 10**9))
     seen = []
 

@@ -1,0 +1,189 @@
+"""Losses and their gradients against scipy's quadrature; fits against optima that scipy finds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, optimize, stats
+
+from experiments.kl_fit import KL_FIT, Params
+from experiments.kl_fit.divergences import Noise, divergence
+from experiments.kl_fit.families import Gaussian
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Mixture, named
+from tests.experiments.test_kl_truth import fitted, log_density, random_mixture
+
+CHOSEN: list[dict[str, Any]] = [
+    {"divergence": "forward_kl"},
+    {"divergence": "reverse_kl"},
+    {"divergence": "jeffreys"},
+    {"divergence": "mixed", "forward_weight": 0.2},
+    {"divergence": "mixed", "forward_weight": 0.8},
+    {"divergence": "jensen_shannon"},
+    {"divergence": "alpha", "alpha": 0.25},
+    {"divergence": "alpha", "alpha": 0.5},
+    {"divergence": "alpha", "alpha": 0.9},
+    {"divergence": "alpha", "alpha": -0.3},
+    {"divergence": "alpha", "alpha": 1.4},
+]
+ESTIMATORS = ["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"]
+
+
+def name(chosen: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in chosen.values())
+
+
+def exact(target: Mixture, mean: float, sd: float, chosen: dict[str, Any]) -> float:
+    """The divergence by its definition, by the trapezoidal rule, which is exact to rounding for such densities."""
+    widths = np.sqrt(target.covariances[:, 0, 0])
+    ends = [target.means[:, 0] - 12 * widths, target.means[:, 0] + 12 * widths, [mean - 12 * sd, mean + 12 * sd]]
+    x = np.linspace(np.concatenate(ends).min(), np.concatenate(ends).max(), 20_001)
+    log_p, log_q = log_density(target, x[:, None]), stats.norm.logpdf(x, mean, sd)
+    p, q = np.exp(log_p), np.exp(log_q)
+    forward, reverse = p * (log_p - log_q), q * (log_q - log_p)
+    match chosen["divergence"]:
+        case "jensen_shannon":
+            log_m = np.logaddexp(log_p, log_q) - math.log(2)
+            y = 0.5 * (p * (log_p - log_m) + q * (log_q - log_m))
+        case "alpha":
+            a = chosen["alpha"]
+            y = (a * p + (1 - a) * q - np.exp(a * log_p + (1 - a) * log_q)) / (a * (1 - a))
+        case "mixed":
+            y = chosen["forward_weight"] * forward + (1 - chosen["forward_weight"]) * reverse
+        case "jeffreys":
+            y = forward + reverse
+        case kl:
+            y = forward if kl == "forward_kl" else reverse
+    return float(integrate.trapezoid(y, x))
+
+
+def loss_and_gradient(
+    target: Mixture, mean: float, sd: float, chosen: dict[str, Any], n: int, **more: Any
+) -> tuple[float, np.ndarray]:
+    """The training loss of one stack with n samples, and its gradient by mean and log sd."""
+    stack = StackedMixture.stack([target], torch.float64)
+    theta = torch.tensor([[mean, math.log(sd)]], dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(7)
+    normal = torch.randn(1, 1, n, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(1, n, generator=generator, dtype=torch.float64)
+    params = Params(target=target.name, **chosen, **more)
+    value = divergence([params], theta).loss(stack, Gaussian("full", 1), theta, Noise(normal, n, uniform), whole=True)
+    (gradient,) = torch.autograd.grad(value.sum(), theta)
+    return float(value.detach()), gradient[0].numpy()
+
+
+@pytest.mark.parametrize("chosen", CHOSEN, ids=name)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_losses_and_gradients_are_those_of_quadrature(chosen: dict[str, Any], seed: int) -> None:
+    target = random_mixture(seed, 1, 3)
+    mean, sd = float(target.mean[0]) + 0.3, 1.05 * math.sqrt(float(target.covariance[0, 0]))
+    if chosen.get("alpha", 0) < 0:  # where a component of P is much narrower than Q the integrand has no variance
+        sd = math.sqrt(float(target.covariances.min()))
+    value, gradient = loss_and_gradient(target, mean, sd, chosen, 400_000)
+    step = 1e-4
+
+    def slope(by_mean: float, by_log_sd: float) -> float:
+        ends = [exact(target, mean + s * by_mean, sd * math.exp(s * by_log_sd), chosen) for s in (step, -step)]
+        return (ends[0] - ends[1]) / (2 * step)
+
+    assert value == pytest.approx(exact(target, mean, sd, chosen), abs=0.01)
+    assert gradient == pytest.approx([slope(1, 0), slope(0, 1)], abs=0.02)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_estimator_of_reverse_kl_has_its_gradient_on_average(estimator: str) -> None:
+    target, chosen = random_mixture(3, 1, 2), {"divergence": "reverse_kl"}
+    mean, sd = 0.4, 1.3
+    plain = loss_and_gradient(target, mean, sd, chosen, 400_000)
+    value, gradient = loss_and_gradient(target, mean, sd, chosen, 400_000, estimator=estimator)
+    assert value == pytest.approx(plain[0], abs=0.01)
+    assert gradient == pytest.approx(plain[1], abs=0.03)
+
+
+def test_sticking_the_landing_is_still_where_q_is_the_target() -> None:
+    target = random_mixture(4, 1, 1)
+    mean, sd = float(target.mean[0]), math.sqrt(float(target.covariance[0, 0]))
+    for n in (1, 5):
+        _, gradient = loss_and_gradient(target, mean, sd, {"divergence": "reverse_kl"}, n, estimator=ESTIMATORS[1])
+        assert np.abs(gradient).max() < 1e-10
+
+
+@pytest.mark.parametrize("chosen", CHOSEN[2:], ids=name)
+@pytest.mark.parametrize("target", ["bimodal_close", "random"])
+def test_fits_end_at_an_optimum_that_scipy_finds(chosen: dict[str, Any], target: str) -> None:
+    p = random_mixture(5, 1, 2) if target == "random" else named.target(target)
+    (outcome,) = fitted(p, init="wide", steps=1500, samples=512, **chosen)
+    mean, sd = float(outcome.mean[0]), math.sqrt(float(outcome.covariance[0, 0]))
+    found = optimize.minimize(
+        lambda t: exact(p, t[0], math.exp(t[1]), chosen),
+        [mean, math.log(sd)],
+        method="Nelder-Mead",
+        options={"xatol": 1e-4, "fatol": 1e-8},
+    )
+    assert exact(p, mean, sd, chosen) - found.fun < 0.01
+    assert mean == pytest.approx(found.x[0], abs=0.02 * math.sqrt(float(p.covariance[0, 0])))
+    assert sd == pytest.approx(math.exp(found.x[1]), rel=0.03)
+    assert outcome.metrics["objective"] == pytest.approx(exact(p, mean, sd, chosen), abs=1e-6)
+    # From the target's own width the covering optimum is near, which for a small alpha need not be the best one.
+    assert outcome.metrics["converged"] == 1
+    assert outcome.metrics["optimum_value"] < found.fun + 1e-6
+    assert outcome.metrics["optimum_gap"] == pytest.approx(
+        exact(p, mean, sd, chosen) - outcome.metrics["optimum_value"], abs=1e-5
+    )
+
+
+def test_alpha_s_ends_are_the_two_kls() -> None:
+    p = random_mixture(6, 1, 2)
+    for end, kl in ((0.0, "reverse_kl"), (1.0, "forward_kl")):
+        (by_alpha,) = fitted(p, divergence="alpha", alpha=end, steps=200)
+        (by_name,) = fitted(p, divergence=kl, steps=200)
+        assert by_alpha.metrics == by_name.metrics
+        near = exact(p, 0.1, 1.4, {"divergence": "alpha", "alpha": abs(end - 1e-5)})
+        assert near == pytest.approx(exact(p, 0.1, 1.4, {"divergence": kl}), abs=1e-3)
+
+
+def test_alpha_decides_between_seeking_and_covering() -> None:
+    """Modes at +-4, from one of them: a small alpha stays, a large one leaves for both."""
+    p = named.target("bimodal")
+    small, large = (
+        fitted(p, init="mode:0", divergence="alpha", alpha=alpha, steps=2000)[0].labels["optimum_label"]
+        for alpha in (0.05, 0.95)
+    )
+    assert (small, large) == ("seeking:0", "covering")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"divergence": "alpha"}, "needs alpha"),
+        ({"divergence": "mixed"}, "needs forward_weight"),
+        ({"divergence": "jeffreys", "alpha": 0.5}, "alpha belongs to divergence alpha"),
+        ({"divergence": "forward_kl", "estimator": "score_function"}, "one of reverse KL's gradient"),
+        ({"estimator": "score_function", "family": "gaussian_mixture"}, "stratified"),
+    ],
+)
+def test_what_means_nothing_is_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        KL_FIT.check(Params(target="bimodal", **given), named.target("bimodal"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"divergence": "forward_kl"},
+        {"divergence": "jeffreys"},
+        {"divergence": "mixed", "forward_weight": 0.1},
+        {"divergence": "alpha", "alpha": 1.5},
+        {"divergence": "alpha", "alpha": 1.0},
+    ],
+    ids=name,
+)
+def test_tails_too_heavy_for_any_gaussian_are_refused(given: dict[str, Any]) -> None:
+    target = named.target("student_t_mixture")
+    with pytest.raises(ValueError, match="infinite"):
+        KL_FIT.check(Params(target=target.name, **given), target)
+    KL_FIT.check(Params(target=target.name, divergence="mixed", forward_weight=0.0), target)
