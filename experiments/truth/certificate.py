@@ -102,7 +102,7 @@ def _closed(best: Optimum, target: Target, divergence: Divergence, mean: np.ndar
 def _values(target: Mixture, family: Family, divergence: Divergence, q: Stack) -> np.ndarray:
     """To about 1e-6 nats; for a Gaussian over modes many widths apart to about a thousandth."""
     level = 2 if target.dim == 1 else 1
-    return Objective(target, divergence, SHAPES[family], level)(q)[0]
+    return Objective(target, divergence, SHAPES[family], level).values(q)
 
 
 def _reached(
