@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import integrate, linalg, optimize, special, stats
+from scipy import linalg, special
 
 Shape = Literal["isotropic", "diagonal", "full"]
 
@@ -126,6 +126,8 @@ def reverse_optimum_student_t(df: float, dim: int) -> float:
     .. math:: (\nu + D)\, E\Big[\frac{c^2 r^2}{\nu + c^2 r^2}\Big] = D, \qquad r^2 \sim \chi^2_D
     """
 
+    from scipy import optimize  # workers need only the KLs, and start sooner without it
+
     def slope(log_ratio: float) -> float:
         c2 = math.exp(2 * log_ratio)
         return (df + dim) * _radial(lambda r2: c2 * r2 / (df + c2 * r2), dim) - dim
@@ -135,6 +137,8 @@ def reverse_optimum_student_t(df: float, dim: int) -> float:
 
 def _radial(function, dim: int) -> float:  # type: ignore[no-untyped-def]
     """Mean of a function of the squared norm of a standard normal."""
+    from scipy import integrate, stats
+
     density = stats.chi2(dim).pdf
     top = float(stats.chi2.isf(1e-18, dim))
     # In terms of the norm the density has no pole at zero, even in one dimension.
