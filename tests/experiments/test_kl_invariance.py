@@ -41,9 +41,9 @@ def cells(targets: list[Mixture] | list[Points], count: int, inits: list[str], *
             "learning_rate": 0.01 + 0.001 * k,
         }
         if fixed.get("divergence") == "alpha":
-            varied["alpha"] = float(rng.uniform(-0.5, 1.5))
+            varied["alpha"] = float(rng.choice([-0.3, 0.2, 1.4]))
         if fixed.get("divergence") == "mixed":
-            varied["forward_weight"] = float(rng.uniform(0, 1))
+            varied["forward_weight"] = float(rng.choice([0.1, 0.7]))
         params = Params(target=target.name, steps=12, samples=24, **varied, **fixed)
         made.append(SimpleNamespace(params=params, target=target, seed=int(rng.integers(5))))
     assert len({KL_FIT.batch_key(cell.params, cell.target) for cell in made}) == 1
@@ -68,7 +68,7 @@ def check_equal(first: Outcome, second: Outcome) -> None:
 @pytest.mark.parametrize(("divergence", "family"), list(itertools.product(DIVERGENCES, FAMILIES)))
 @pytest.mark.parametrize(("dim", "modes", "dtype"), [(1, 2, "float32"), (2, 4, "float32"), (5, 3, "float64")])
 def test_alone_or_among_others(divergence: str, family: str, dim: int, modes: int, dtype: str) -> None:
-    targets = [random_mixture(seed, dim, modes) for seed in range(3)]
+    targets = [random_mixture(seed, dim, modes) for seed in range(2)]
     inits = ["wide", "narrow", "random", "mode:0"]
     stack = cells(targets, 71, inits, divergence=divergence, family=family, dtype=dtype)
     whole = KL_FIT.run_batch(stack, "cpu")
