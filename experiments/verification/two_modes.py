@@ -171,7 +171,7 @@ def _alpha() -> Iterator[Row]:
             f"alpha/+-2, alpha {alpha:g} optimum",
             "optimum",
             SIMPSON,
-            partial(_least_alpha, p, alpha, (0.0, 1.6 if alpha < 0 else 2.2)),
+            partial(_least_alpha, p, alpha, (0.0, 1.95 if alpha < 0 else 2.2)),
             lambda p=p, alpha=alpha: _known(optimum(p, name="alpha", alpha=alpha).value),
             1e-6,
         )
