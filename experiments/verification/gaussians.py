@@ -144,7 +144,7 @@ def _restricted() -> Iterator[Row]:
             ("gaussian_diagonal", "reverse_kl"): 1 / np.diag(precision),
         }
         for (family, divergence), variance in best.items():
-            asked, slow = fit(p, family=family, divergence=divergence), dim > 2
+            asked, slow = fit(p, family=family, divergence=divergence), dim > 2 or family == "gaussian_isotropic"
             case = f"restricted gaussian/{dim}-D {family.removeprefix('gaussian_')}"
             moments = (np.zeros(dim), covariance, np.zeros(dim), np.diag(variance))
             value = _torch_kl(*(moments if divergence == "forward_kl" else moments[2:] + moments[:2]))

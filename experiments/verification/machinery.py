@@ -67,6 +67,12 @@ class Asked:
     settings: tuple[tuple[str, Any], ...]
     seeds: int = 1
 
+    @property
+    def about(self) -> str:
+        """What it is, in a few words."""
+        said = [str(value) for name, value in self.settings if name in ("divergence", "estimator", "family", "encoder")]
+        return " ".join([self.experiment, *said, f"{self.p.dim}-D"])
+
     @cached_property
     def cells(self) -> list[Cell]:
         """Raises ValueError for what the experiment refuses."""
@@ -110,7 +116,7 @@ def run(asked: Sequence[Asked], progress: Callable[[str], None]) -> dict[Asked, 
             own = tuple(islice(outcomes, ask.seeds))
             bad = [outcome.error for outcome in own if outcome.status != "ok"]
             found[ask] = ArithmeticError(str(bad[0])) if bad else own
-        progress(f"{name}: a stack of {sum(ask.seeds for ask in group)}")
+        progress(f"{group[0].about}, a stack of {sum(ask.seeds for ask in group)}")
     return found
 
 

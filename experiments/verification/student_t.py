@@ -173,6 +173,7 @@ def _two_modes() -> Iterator[Row]:
             lambda o, d=divergence: o.metrics[d],
             NATS,
             fit(one, divergence=divergence, family="student_t", family_df=5),
+            slow=True,
         )
 
 

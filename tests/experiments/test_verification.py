@@ -119,5 +119,5 @@ def test_cells_of_one_kind_are_stacked() -> None:
     results = verify(
         [replace(row(1.0, 1.0, math.inf), obtain=lambda o: o.metrics["reverse_kl"], asked=f) for f in fits], said.append
     )
-    assert said[0] == "kl_fit: a stack of 2"
+    assert said[0] == "kl_fit 1-D, a stack of 2"
     assert results[0].obtained != results[1].obtained
