@@ -1,6 +1,6 @@
 """Obtained beside known: numbers that this package computes, each compared with the same number from elsewhere.
 
-A reference is a formula, digits that are printed, or code of ``independent.py``, which shares none with what it
+A reference is a formula, digits that are printed, or code of ``independent/``, which shares none with what it
 judges. ``modesweep verify`` writes the table.
 """
 
@@ -15,7 +15,9 @@ __all__ = ["Estimate", "Result", "Row", "rows", "verify"]
 def rows(quick: bool = False) -> tuple[Row, ...]:
     """Every row, by topic; ``quick`` leaves out what takes long."""
     from experiments.verification import (
+        divergences,
         gaussians,
+        gmm40,
         gradient_variances,
         ladder,
         linear_vae,
@@ -25,6 +27,6 @@ def rows(quick: bool = False) -> tuple[Row, ...]:
         two_modes,
     )
 
-    modules = (gaussians, two_modes, planar, student_t, mixtures, ladder, gradient_variances, linear_vae)
-    every = (row for module in modules for row in module.rows())
+    modules = (gaussians, two_modes, divergences, planar, gmm40, student_t, mixtures, ladder, gradient_variances)
+    every = (row for module in (*modules, linear_vae) for row in module.rows())
     return tuple(row for row in every if not (quick and row.slow))

@@ -19,7 +19,7 @@ from experiments.closed_forms import (
     mixed_optimum,
 )
 from experiments.verification.independent import Mix, normal
-from experiments.verification.machinery import fit, optimum
+from experiments.verification.machinery import fit, nats, optimum, own_value
 from experiments.verification.row import Row
 
 FAMILIES: tuple[Any, ...] = ("gaussian_isotropic", "gaussian_diagonal", "gaussian_full")
@@ -103,7 +103,7 @@ def _correlated() -> Iterator[Row]:
                 "fit",
                 "-ln(1 - rho^2) / 2",
                 cost,
-                lambda o: o.metrics["optimum_value"] + o.metrics["optimum_gap"],
+                own_value,
                 NATS,
                 asked,
             )
@@ -112,7 +112,7 @@ def _correlated() -> Iterator[Row]:
                 "optimum",
                 "-ln(1 - rho^2) / 2",
                 cost,
-                lambda p=p, divergence=divergence: _value(p, "gaussian_diagonal", divergence),
+                lambda p=p, d=divergence: nats(optimum(p, "gaussian_diagonal", d)),
                 1e-6,
             )
         yield Row(
@@ -123,12 +123,6 @@ def _correlated() -> Iterator[Row]:
             lambda c=covariance: kl_gaussians(np.zeros(2), c, np.zeros(2), mixed_optimum(c, 0.0, "diagonal")),
             1e-6,
         )
-
-
-def _value(p: Mix, family: Any, divergence: str, **parameter: float) -> float:
-    value = optimum(p, family, divergence, **parameter).value
-    assert value is not None
-    return value
 
 
 def _restricted() -> Iterator[Row]:
@@ -153,7 +147,7 @@ def _restricted() -> Iterator[Row]:
                 "optimum",
                 "S_ii, tr S / d, 1 / Lambda_ii or d / tr Lambda; torch.distributions",
                 value,
-                partial(_value, p, family, divergence),
+                lambda p=p, f=family, d=divergence: nats(optimum(p, f, d)),
                 1e-8 * (1 + value),
             )
             yield Row(

@@ -125,6 +125,28 @@ def metric(outcome: Outcome, name: str) -> Estimate:
     return Estimate(outcome.metrics[name], outcome.metrics.get(f"{name}_se", 0.0))
 
 
+def reads(name: str) -> Callable[[Outcome], float]:
+    """Reads a metric that has no error."""
+    return lambda outcome: float(outcome.metrics[name])
+
+
+def own_value(outcome: Outcome) -> float:
+    """A fit's exact value of its divergence, by which it is certified."""
+    return float(outcome.metrics["optimum_value"] + outcome.metrics["optimum_gap"])
+
+
+def center(outcome: Outcome) -> float:
+    """Of a fit in one dimension."""
+    assert outcome.mean is not None
+    return float(outcome.mean[0])
+
+
+def width(outcome: Outcome) -> float:
+    """Of a fit in one dimension."""
+    assert outcome.covariance is not None
+    return float(np.sqrt(outcome.covariance[0, 0]))
+
+
 def average(outcomes: Sequence[Outcome], name: str, factor: float = 1.0) -> Estimate:
     """Of a metric over independent seeds."""
     values = [metric(outcome, name) for outcome in outcomes]
@@ -144,6 +166,27 @@ def optima(p: Mix, family: Family, divergence: Divergence) -> tuple[Optimum, ...
 def optimum(p: Mix, family: Family = "gaussian_full", name: Any = "reverse_kl", **parameter: float) -> Optimum:
     """The best one."""
     return optima(p, family, Divergence(name, **parameter))[0]
+
+
+def nats(best: Optimum) -> float:
+    """Its divergence in nats."""
+    if best.value is None:
+        raise LookupError("the optimum's value is unknown")
+    return best.value
+
+
+def labelled(p: Mix, divergence: Divergence, label: str) -> Optimum:
+    """The best of those whose label begins so, among all Gaussians."""
+    found = [o for o in optima(p, "gaussian_full", divergence) if o.label.startswith(label)]
+    if not found:
+        raise LookupError(f"no optimum is {label}")
+    return found[0]
+
+
+def place(found: Any) -> tuple[float, ...]:
+    """Mean and covariance of a fit or of an optimum in the plane: m0, m1, S00, S01, S11."""
+    m, c = np.asarray(found.mean), np.asarray(found.covariance)
+    return float(m[0]), float(m[1]), float(c[0, 0]), float(c[0, 1]), float(c[1, 1])
 
 
 @cache

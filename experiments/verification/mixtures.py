@@ -13,9 +13,8 @@ from scipy.optimize import brentq
 
 from experiments.verification import independent
 from experiments.verification.estimate import Estimate
-from experiments.verification.independent import Mix
+from experiments.verification.independent import Mix, random_mixture
 from experiments.verification.machinery import fit, judged, metric
-from experiments.verification.planar import random_mixture
 from experiments.verification.row import Row
 
 NATS, WIDTH = 0.01, 0.02

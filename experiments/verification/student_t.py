@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import cache, partial
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -13,7 +12,7 @@ from scipy import stats
 from experiments.closed_forms import entropy_student_t, forward_kl_student_t, reverse_optimum_student_t
 from experiments.verification import independent
 from experiments.verification.independent import Mix
-from experiments.verification.machinery import fit, judged, optimum
+from experiments.verification.machinery import fit, judged, nats, optimum, own_value, width
 from experiments.verification.row import Row
 
 NATS, WIDTH = 0.01, 0.02
@@ -54,13 +53,13 @@ def _one(df: float) -> Iterator[Row]:
         "optimum",
         SIMPSON,
         partial(independent.kl, p, moment),
-        lambda: _value(optimum(p, name="forward_kl").value),
+        lambda: nats(optimum(p, name="forward_kl")),
         1e-6,
     )
     forward = fit(p, divergence="forward_kl")
     # Its loss has the variance of x^2, which is infinite for df of 4 and less: fits need more samples there.
     if df > 4:
-        yield Row(f"{case} forward sd", "fit", "scale sqrt(df / (df - 2))", sd, _sd, 3 * WIDTH * sd, forward)
+        yield Row(f"{case} forward sd", "fit", "scale sqrt(df / (df - 2))", sd, width, 3 * WIDTH * sd, forward)
     known = cache(partial(independent.best_on_a_line, lambda q: independent.kl(q, p), [(0.4, 1.3)]))
     asked = fit(p, divergence="reverse_kl")
     yield Row(
@@ -71,10 +70,8 @@ def _one(df: float) -> Iterator[Row]:
         lambda: 1.3 * reverse_optimum_student_t(df, 1),
         1e-5,
     )
-    yield Row(
-        f"{case} reverse_kl optimum", "optimum", SIMPSON, lambda: known()[2], lambda: _value(optimum(p).value), 1e-6
-    )
-    yield Row(f"{case} reverse sd", "fit", SIMPSON, lambda: known()[1], _sd, WIDTH * 1.3, asked)
+    yield Row(f"{case} reverse_kl optimum", "optimum", SIMPSON, lambda: known()[2], lambda: nats(optimum(p)), 1e-6)
+    yield Row(f"{case} reverse sd", "fit", SIMPSON, lambda: known()[1], width, WIDTH * 1.3, asked)
     yield Row(f"{case} reverse_kl", "fit", SIMPSON, lambda: known()[2], lambda o: o.metrics["reverse_kl"], NATS, asked)
     q = Mix.line([1], [0.0], [1.7])
     for name, exact in {
@@ -130,14 +127,10 @@ def _plane(df: float) -> Iterator[Row]:
         "fit",
         "Gauss-Hermite quadrature",
         lambda: independent.reverse_kl(p, np.zeros(2), ratio() * np.linalg.cholesky(scale)),
-        _own,
+        own_value,
         NATS,
         fit(p, divergence="reverse_kl"),
     )
-
-
-def _own(outcome: Any) -> float:
-    return float(outcome.metrics["optimum_value"] + outcome.metrics["optimum_gap"])
 
 
 def _two_modes() -> Iterator[Row]:
@@ -152,7 +145,7 @@ def _two_modes() -> Iterator[Row]:
         "optimum",
         SIMPSON,
         lambda: known()[2],
-        lambda: _value(best().value),
+        lambda: nats(best()),
         1e-6,
     )
     yield Row(
@@ -175,13 +168,3 @@ def _two_modes() -> Iterator[Row]:
             fit(one, divergence=divergence, family="student_t", family_df=5),
             slow=True,
         )
-
-
-def _sd(outcome: Any) -> float:
-    return math.sqrt(outcome.covariance[0, 0])
-
-
-def _value(value: float | None) -> float:
-    if value is None:
-        raise LookupError("the optimum's value is unknown")
-    return value
