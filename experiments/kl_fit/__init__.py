@@ -38,9 +38,13 @@ class Params(BaseParams):
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
             a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
         init_scale: multiplies the initial standard deviations.
+        init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
         samples: drawn afresh at each step, of P or of Q.
-        learning_rate: of Adam, in units of the target's own standard deviations; constant for the first half of
-            the steps, then it falls to zero along a cosine so that the fit settles.
+        optimizer: ``adam``, or ``sgd`` whose small steps follow the gradient flow.
+        learning_rate: of the optimizer; constant for the first half of the steps, then it falls to zero along a
+            cosine so that the fit settles.
+        standardise: whether steps are in units of the target's own standard deviations, which makes one learning
+            rate fit all targets. It moves no optimum, but may decide which one a fit reaches.
     """
 
     divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = "reverse_kl"
@@ -56,9 +60,12 @@ class Params(BaseParams):
     )
     init: Init = "wide"
     init_scale: float = Field(1.0, gt=0)
+    init_loc: float | None = None
     steps: int = Field(1000, ge=1, le=10_000_000)
     samples: int = Field(256, ge=1, le=1_000_000)
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(0.02, gt=0)
+    standardise: bool = True
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -175,12 +182,13 @@ def _check_points(params: Params, target: Points, is_mode: bool) -> None:
 
 
 def batch_key(params: Params, target: Target) -> Hashable:
-    """Shapes and operations; locations, weights, widths, inits, learning rates and seeds are tensors."""
+    """Shapes, operations and coordinates; locations, weights, widths, inits, learning rates and seeds are tensors."""
     kind: Hashable = "points"
     if isinstance(target, Mixture):
         kind = (padded(target.modes), target.df is None)
     return (
         *(operations(params), params.family, params.estimator, params.steps, params.samples, params.dtype),
+        *(params.optimizer, params.standardise),
         *(target.dim, kind),
         *(_components(params), params.family_df if params.family == "student_t" else 0),
     )
