@@ -140,15 +140,22 @@ def colours(axis: Axis | None) -> dict[Any, Any]:
     return {level: colormaps["viridis"](0.9 * i / last) for i, level in enumerate(axis.levels)}
 
 
-def swatches(axis: Axis, **look: Any) -> list[tuple[str, dict[str, Any]]]:
+def swatches(axis: Axis, most: int = len(WORDS), **look: Any) -> list[tuple[str, dict[str, Any]]]:
     """Legend entries for an axis shown by colour."""
     colour = colours(axis)
-    shown = axis.extremes(8) if axis.numeric else axis.levels[: len(WORDS)]
+    shown = axis.extremes(8) if axis.numeric else axis.levels[:most]
     entries = [(word(level), {"color": colour[level], **look}) for level in shown]
-    rest = len(axis.levels) - len(WORDS)
+    rest = len(axis.levels) - most
     if not axis.numeric and rest > 0:
         entries.append((f"{rest} others", {"color": FAINT, **look}))
     return entries
+
+
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """Up to ``most`` of them, evenly chosen, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(1, most - 1))] for i in range(most)]
 
 
 def logarithmic(panel: Any) -> None:
