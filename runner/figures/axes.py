@@ -123,7 +123,7 @@ def _panel(panel: Any, view: View, axis: Axis, measure: str) -> None:
 def ticks(panel: Any, axis: Axis, most: int = MOST_TICKS) -> None:
     """Place and name an axis's levels along x."""
     if axis.logarithmic:
-        logarithmic(panel)
+        logarithmic(panel, span=axis.levels[-1] / axis.levels[0])
     if axis.ordinal or len(axis.levels) <= most:
         shown = _apart(axis, axis.extremes(most))
         panel.set_xticks([axis.position(level) for level in shown], [shorten(word(v), 20) for v in shown])

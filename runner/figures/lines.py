@@ -21,6 +21,7 @@ from runner.figures.style import (
     colours,
     evenly,
     legend,
+    logarithmic,
     sheet,
     shorten,
     swatches,
@@ -32,7 +33,7 @@ MOST_PANELS = 12
 COLUMNS = 6
 CAPTION = (
     "Along the longest numeric axis, a line for each level of the axis that tells most besides; bars are 95 % "
-    "intervals over seeds. All other axes are held at the values beside the panels."
+    "intervals over seeds. All other axes are held, at the values beside the panels."
 )
 
 
@@ -42,7 +43,7 @@ class Lines:
 
     x: Axis
     told: Axis | None
-    held: dict[str, Any]
+    held: dict[str, set[Any]]
     cells: pd.DataFrame
     targets: tuple[str, ...]
 
@@ -70,17 +71,28 @@ def _choose(view: View) -> Lines | None:
     cells = view.cells.dropna(subset=[x.name, *view.measures])
     others = [axis for axis in view.axes if axis is not x and cells[axis.name].nunique() > 1]
     told = next((axis for axis in others if axis.numeric or len(axis.levels) <= len(WORDS)), None)
-    held = {}
-    for axis in others:
-        if axis is not told and len(cells):
-            # The level with the most combinations of what is drawn; of those that have as many, the first.
-            drawn = ["target", x.name, *([told.name] if told else [])]
-            sizes = [len(cells.loc[cells[axis.name] == level, drawn].drop_duplicates()) for level in axis.levels]
-            held[axis.name] = axis.levels[int(np.argmax(sizes))]
-            cells = cells[cells[axis.name] == held[axis.name]]
     most = max(1, MOST_PANELS // len(view.measures))
     targets = [target for target in view.targets if cells.loc[cells["target"] == target, x.name].nunique() > 1]
-    return Lines(x, told, held, cells, tuple(evenly(targets, most))) if targets else None
+    if not targets:
+        return None
+    drawn = [x.name, *([told.name] if told else [])]
+    held: dict[str, set[Any]] = {}
+    kept = []
+    for target in (shown := evenly(targets, most)):
+        rows = cells[cells["target"] == target]
+        for axis in others:
+            if axis is not told and rows[axis.name].notna().any():
+                level = _fullest(rows, axis, drawn)
+                rows = rows[rows[axis.name] == level]
+                held.setdefault(axis.name, set()).add(level)
+        kept.append(rows)
+    return Lines(x, told, held, pd.concat(kept), tuple(shown))
+
+
+def _fullest(rows: pd.DataFrame, axis: Axis, drawn: Sequence[str]) -> Any:
+    """The level of an axis at which most of what is drawn was run; of those with as much, the first."""
+    sizes = [len(rows.loc[rows[axis.name] == level, list(drawn)].drop_duplicates()) for level in axis.levels]
+    return axis.levels[int(np.argmax(sizes))]
 
 
 def _block(view: View, chosen: Lines) -> Block:
@@ -107,7 +119,7 @@ def _panel(panel: Any, chosen: Lines, measure: str, target: str) -> None:
     if measure in QUESTION:
         panel.set(ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
     elif (points["mean"] > 0).all() and points["mean"].max() > 30 * points["mean"].min():
-        panel.set_yscale("log")
+        logarithmic(panel, "y")
 
 
 def _frame(panel: Any, place: Placed, i: int, chosen: Lines, measure: str, target: str) -> None:
@@ -130,5 +142,6 @@ def _explain(figure: Any, place: Placed, chosen: Lines) -> None:
         groups[chosen.told.label] = entries
     if chosen.held:
         unseen = {"linestyle": "none"}
-        groups["held at"] = [(f"{name} {word(value)}", unseen) for name, value in chosen.held.items()]
+        values = {name: word(next(iter(v))) if len(v) == 1 else "several" for name, v in chosen.held.items()}
+        groups["held at"] = [(f"{name} {value}", unseen) for name, value in values.items()]
     legend(figure, place, groups)

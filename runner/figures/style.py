@@ -158,14 +158,15 @@ def evenly(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / max(1, most - 1))] for i in range(most)]
 
 
-def logarithmic(panel: Any) -> None:
-    """A logarithmic x axis with plain numbers at the decades, and nothing between them."""
+def logarithmic(panel: Any, direction: str = "x", span: float = 100.0) -> None:
+    """A logarithmic axis with plain numbers at the decades, or where it spans few also at 2 and 5 of each."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(numticks=6))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.xaxis.set_minor_locator(NullLocator())
+    getattr(panel, f"set_{direction}scale")("log")
+    axis = getattr(panel, f"{direction}axis")
+    axis.set_major_locator(LogLocator(numticks=6) if span >= 50 else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def word(level: Any) -> str:
