@@ -15,13 +15,15 @@ from PIL import Image
 from experiments.catalogue import CATALOGUE
 from runner.api import load_sweep
 from runner.figures.style import RC
-from studies import alpha_path, phase_diagram, textbook
+from studies import alpha_path, divergences, penalty, phase_diagram, textbook
 from studies.finding import Finding
 
 STUDIES: dict[str, ModuleType] = {
     "phase_diagram": phase_diagram,
     "textbook": textbook,
     "alpha_path": alpha_path,
+    "divergences": divergences,
+    "penalty": penalty,
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110

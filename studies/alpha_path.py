@@ -17,8 +17,8 @@ from studies.phase_diagram import pair
 BLUE, RED = WORDS[:2]
 SEPARATIONS = (2.6, 3.0, 4.0)
 CAPTION = (
-    "Locations of fits (points) on the branches of exact optima (lines; thick where the best), by alpha. Dashes: where"
-    " covering becomes the best, and where the seeking optimum disappears."
+    "Values of fits (points) on the branches of exact optima (lines: blue covering, red seeking), by alpha. Dashes:"
+    " where covering becomes the best, and where the seeking optimum disappears. Not shown: fits above 2 nats."
 )
 
 
@@ -91,26 +91,23 @@ def find(cells: pd.DataFrame) -> Finding:
 
 
 def _draw(cells: pd.DataFrame) -> Any:
-    figure, axes = panels(1, len(SEPARATIONS), 10, 3.2, sharex=True)
+    figure, axes = panels(1, len(SEPARATIONS), 10, 3.2, sharex=True, sharey=True)
     grid = np.linspace(0, 1, 41)
+    shown = cells.assign(value=cells["optimum_value"] + cells["optimum_gap"])
+    shown = shown[np.isfinite(shown["value"]) & (shown["value"] < 2) & (shown["seed"] == 0)]
     for panel, m in zip(axes[0], SEPARATIONS, strict=True):
         points = [(alpha, branches(m, float(alpha))) for alpha in grid]
         for word, colour in (("covering", BLUE), ("seeking", RED)):
-            held = [(x, abs(found[word].mean[0]), _is_best(found, word)) for x, found in points if word in found]
-            x, a, best = (np.array(column) for column in zip(*held, strict=True))
-            panel.plot(x, a, color=colour, linewidth=0.9, zorder=1)
-            panel.plot(np.where(best, x, np.nan), a, color=colour, linewidth=3, alpha=0.4, zorder=1)
+            held = [(x, found[word].value) for x, found in points if word in found]
+            panel.plot(*np.array(held).T, color=colour, linewidth=1.2, zorder=1)
         for init, marker, colour, label in (("mode:1", "o", RED, "from a mode"), ("wide", "s", BLUE, "from wide")):
-            rows = cells[(cells["m"] == m) & (cells["init"] == init) & (cells["seed"] == cells["seed"].min())]
+            rows = shown[(shown["m"] == m) & (shown["init"] == init)]
             look = {"color": colour, "marker": marker, "edgecolor": "white", "linewidth": 0.4, "zorder": 3}
-            panel.scatter(rows["alpha"], rows["a"], s=17, label=label, **look)
+            # Where both are at one optimum the smaller mark lies over the larger.
+            panel.scatter(rows["alpha"], rows["value"], s=12 if init == "wide" else 30, label=label, **look)
         for at in {covering_is_best(m), seeking_ends(m)} - {None}:
-            boundary(panel, at, f"{at:.3f}", 0.55)
-        panel.set(title=f"m = {m:g}", xlabel="alpha  (0: reverse KL, 1: forward KL)")
-    axes[0, 0].set_ylabel("|location| of the fit")
-    axes[0, -1].legend(fontsize=7.5, loc="center right")
+            boundary(panel, at, f"{at:.3f}", 0.1)
+        panel.set(title=f"m = {m:g}", xlabel="alpha  (0: reverse KL, 1: forward KL)", ylim=(0, 2))
+    axes[0, 0].set_ylabel("divergence [nats]")
+    axes[0, 0].legend(fontsize=7.5, loc="upper right")
     return figure
-
-
-def _is_best(found: dict[str, Optimum], word: str) -> bool:
-    return min(found.values(), key=lambda optimum: optimum.value or 0.0) is found[word]

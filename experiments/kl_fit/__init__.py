@@ -19,6 +19,17 @@ from experiments.targets import Mixture, Points, Target
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
 
+# One line each; docs/divergences.md has the rest.
+MEANINGS = {
+    "forward_kl": "KL(P || Q), mean of log p - log q under P: what P has and Q lacks costs most; covers",
+    "reverse_kl": "KL(Q || P), mean of log q - log p under Q: what Q has and P lacks costs most; seeks a mode",
+    "jeffreys": "KL(P || Q) + KL(Q || P): both cost",
+    "mixed": "w KL(P || Q) + (1 - w) KL(Q || P), with w = forward_weight",
+    "jensen_shannon": "mean KL of P and of Q to (P + Q) / 2: at most ln 2, whatever is lost or made up",
+    "alpha": "(1 - int p^alpha q^(1 - alpha)) / (alpha (1 - alpha)): from reverse KL at 0 to forward KL at 1",
+}
+
+
 class Params(BaseParams):
     """Parameters of one fit.
 
@@ -47,7 +58,9 @@ class Params(BaseParams):
             rate fit all targets. It moves no optimum, but may decide which one a fit reaches.
     """
 
-    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = "reverse_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = Field(
+        "reverse_kl", json_schema_extra={"meanings": {**MEANINGS}}
+    )
     alpha: float | None = Field(None, ge=-10, le=10)
     forward_weight: float | None = Field(None, ge=0, le=1)
     family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
