@@ -177,16 +177,25 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         ]
     if kind in ("divergences", "families"):
         name = "divergence" if kind == "divergences" else "family"
-        return (name, "in"), [
-            (str(value), experiment.name)
+        rows = [
+            (str(value), experiment.name, _meaning(experiment.params.model_fields[name], value))
             for experiment in experiments
             if name in experiment.params.model_fields
             for value in get_args(experiment.params.model_fields[name].annotation)
         ]
+        told = 3 if any(meaning for _, _, meaning in rows) else 2
+        return (name, "in", "meaning")[:told], [row[:told] for row in rows]
     points = [t for t in map(CATALOGUE.target, CATALOGUE.target_names) if not hasattr(t, "modes")]
     return ("data", "dim", "points", "unit", "about"), [
         (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
     ]
+
+
+def _meaning(info: FieldInfo, value: Any) -> str:
+    """What a parameter's value means, where its field says so."""
+    extra = info.json_schema_extra
+    meanings = extra.get("meanings") if isinstance(extra, dict) else None
+    return str(meanings.get(value, "")) if isinstance(meanings, dict) else ""
 
 
 def _parameter(info: FieldInfo) -> tuple[str, str]:

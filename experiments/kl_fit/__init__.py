@@ -19,6 +19,17 @@ from experiments.targets import Mixture, Points, Target
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
 
+# One line each; docs/divergences.md has the rest.
+MEANINGS = {
+    "forward_kl": "KL(P || Q), mean of log p - log q under P: what P has and Q lacks costs most; covers",
+    "reverse_kl": "KL(Q || P), mean of log q - log p under Q: what Q has and P lacks costs most; seeks a mode",
+    "jeffreys": "KL(P || Q) + KL(Q || P): both cost",
+    "mixed": "w KL(P || Q) + (1 - w) KL(Q || P), with w = forward_weight",
+    "jensen_shannon": "mean KL of P and of Q to (P + Q) / 2: at most ln 2, whatever is lost or made up",
+    "alpha": "(1 - int p^alpha q^(1 - alpha)) / (alpha (1 - alpha)): from reverse KL at 0 to forward KL at 1",
+}
+
+
 class Params(BaseParams):
     """Parameters of one fit.
 
@@ -38,12 +49,18 @@ class Params(BaseParams):
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
             a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
         init_scale: multiplies the initial standard deviations.
+        init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
         samples: drawn afresh at each step, of P or of Q.
-        learning_rate: of Adam, in units of the target's own standard deviations; constant for the first half of
-            the steps, then it falls to zero along a cosine so that the fit settles.
+        optimizer: ``adam``, or ``sgd`` whose small steps follow the gradient flow.
+        learning_rate: of the optimizer; constant for the first half of the steps, then it falls to zero along a
+            cosine so that the fit settles.
+        standardise: whether steps are in units of the target's own standard deviations, which makes one learning
+            rate fit all targets. It moves no optimum, but may decide which one a fit reaches.
     """
 
-    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = "reverse_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = Field(
+        "reverse_kl", json_schema_extra={"meanings": {**MEANINGS}}
+    )
     alpha: float | None = Field(None, ge=-10, le=10)
     forward_weight: float | None = Field(None, ge=0, le=1)
     family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
@@ -56,9 +73,12 @@ class Params(BaseParams):
     )
     init: Init = "wide"
     init_scale: float = Field(1.0, gt=0)
+    init_loc: float | None = None
     steps: int = Field(1000, ge=1, le=10_000_000)
     samples: int = Field(256, ge=1, le=1_000_000)
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(0.02, gt=0)
+    standardise: bool = True
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -175,12 +195,13 @@ def _check_points(params: Params, target: Points, is_mode: bool) -> None:
 
 
 def batch_key(params: Params, target: Target) -> Hashable:
-    """Shapes and operations; locations, weights, widths, inits, learning rates and seeds are tensors."""
+    """Shapes, operations and coordinates; locations, weights, widths, inits, learning rates and seeds are tensors."""
     kind: Hashable = "points"
     if isinstance(target, Mixture):
         kind = (padded(target.modes), target.df is None)
     return (
         *(operations(params), params.family, params.estimator, params.steps, params.samples, params.dtype),
+        *(params.optimizer, params.standardise),
         *(target.dim, kind),
         *(_components(params), params.family_df if params.family == "student_t" else 0),
     )

@@ -94,7 +94,7 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     params, target = cells[0].params, cells[0].target
     chosen = family(params, target.dim)
     dtype = getattr(torch, params.dtype)
-    frames = {cell.target.digest: Frame.of(cell.target, frame_shape(chosen)) for cell in cells}
+    frames = {cell.target.digest: _frame(cell, chosen) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
     theta = torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device)
     fitted = fit(
@@ -106,6 +106,7 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
         steps=params.steps,
         samples=params.samples,
         learning_rate=torch.tensor([c.params.learning_rate for c in cells], dtype=dtype, device=device),
+        optimizer=params.optimizer,
         df=stacked.df[:, 0, 0] if isinstance(stacked, StackedMixture) and stacked.df is not None else None,
     )
     theta = fitted.theta.double()
@@ -117,6 +118,10 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
         assert isinstance(chosen, Gaussian)
         loc, tril = (part.cpu().numpy() for part in chosen.moments(theta))
         return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
+
+
+def _frame(cell: Cell, chosen: Family) -> Frame:
+    return Frame.of(cell.target, frame_shape(chosen)) if cell.params.standardise else Frame.own(cell.target)
 
 
 def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> list[np.ndarray]:

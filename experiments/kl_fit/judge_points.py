@@ -56,7 +56,8 @@ def by_neighbours(cell: Cell, q: Fits) -> Judgement:
         "cross_entropy": cross_entropy,
         "cross_entropy_se": error,
     }
-    offset = Frame.of(cell.target, frame_shape(family(cell.params, q.dim))).log_det
+    shape = frame_shape(family(cell.params, q.dim))
+    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
     return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, loss_offset=offset)
 
 

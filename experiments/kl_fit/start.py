@@ -20,6 +20,8 @@ class Start(Protocol):
     def init(self) -> str: ...
     @property
     def init_scale(self) -> float: ...
+    @property
+    def init_loc(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Frame:
         if shape == "isotropic":
             variance = np.full_like(variance, variance.mean())
         return cls(mean, np.diag(np.sqrt(variance)))
+
+    @classmethod
+    def own(cls, target: Target) -> Frame:
+        """The target's own coordinates."""
+        return cls(np.zeros(target.dim), np.eye(target.dim))
 
     @property
     def log_det(self) -> float:
@@ -82,6 +89,8 @@ def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[
             normal = torch.randn(target.dim, generator=generator, dtype=torch.float64).numpy()
             mean = mean + np.linalg.cholesky(covariance) @ normal
         covariance = narrowest(target)
+    if params.init_loc is not None:
+        mean = np.full(target.dim, params.init_loc)
     return mean, covariance * params.init_scale**2
 
 

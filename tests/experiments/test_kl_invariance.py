@@ -117,3 +117,14 @@ def test_a_diverging_fit_leaves_the_others_alone(divergence: str) -> None:
         if k != 4:
             assert found[k].status == "ok"
             check_equal(found[k], expected[k])
+
+
+def test_sgd_in_own_coordinates_alone_or_among_others() -> None:
+    targets = [random_mixture(seed, 1, 2) for seed in range(3)]
+    stack = cells(targets, 37, ["wide", "narrow"], divergence="reverse_kl", optimizer="sgd", standardise=False)
+    for k, cell in enumerate(stack):
+        cell.params = cell.params.model_copy(update={"init_loc": 0.1 * k - 1})
+    whole = KL_FIT.run_batch(stack, "cpu")
+    for k in (0, 17, 36):
+        (own,) = KL_FIT.run_batch([stack[k]], "cpu")
+        check_equal(own, whole[k])
