@@ -18,7 +18,8 @@ DTYPE = torch.float64
 
 
 def made(name: str, dim: int) -> Family:
-    return family(Params(target="any", family=name, components=3, family_df=5), dim)
+    params = Params(target="any", family=name, components=3, family_df=5, flow_transforms=3, flow_hidden=8, flow_bins=5)
+    return family(params, dim)
 
 
 def random_theta(chosen: Family, k: int = 32, seed: int = 0) -> torch.Tensor:
@@ -45,16 +46,17 @@ def weights(chosen: Family, theta: torch.Tensor, n: int) -> torch.Tensor:
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_shapes_and_gradients(name: str, dim: int) -> None:
     chosen = made(name, dim)
+    n = 3000 if name == "flow" else 50  # the outermost pieces of a spline see few samples
     theta = random_theta(chosen).requires_grad_()
     assert theta.shape == (32, chosen.parameters)
-    x = chosen.rsample(theta, noise(chosen, 32, 50))
-    assert x.shape == (32, dim, 50)
+    x = chosen.rsample(theta, noise(chosen, 32, n))
+    assert x.shape == (32, dim, n)
     density = chosen.log_prob(theta, x.detach())
-    assert density.shape == (32, 50)
-    assert torch.allclose(weights(chosen, theta, 50).sum(dim=1), torch.ones(32, dtype=DTYPE))
+    assert density.shape == (32, n)
+    assert torch.allclose(weights(chosen, theta, n).sum(dim=1), torch.ones(32, dtype=DTYPE))
     (of_density,) = torch.autograd.grad(density.sum(), theta)
     assert (of_density != 0).all()
-    (of_samples,) = torch.autograd.grad((weights(chosen, theta, 50) * x.square().sum(dim=1)).sum(), theta)
+    (of_samples,) = torch.autograd.grad((weights(chosen, theta, n) * x.square().sum(dim=1)).sum(), theta)
     assert (of_samples != 0).all()
 
 
@@ -62,6 +64,11 @@ def test_shapes_and_gradients(name: str, dim: int) -> None:
 def test_density_integrates_to_one_in_one_dimension(name: str) -> None:
     chosen = made(name, 1)
     theta = random_theta(chosen, 2)
+    if name == "flow":  # smooth but at its knots, more than an adaptive rule can find: a fine grid instead
+        u = np.linspace(-9, 9, 200_001)
+        values = chosen.log_prob(theta[:1], torch.tensor(np.sinh(u))[None, None]).exp()[0].numpy()
+        assert integrate.trapezoid(values * np.cosh(u), u) == pytest.approx(1, abs=1e-8)
+        return
 
     def density(x: float) -> float:
         return float(chosen.log_prob(theta[:1], torch.full((1, 1, 1), x, dtype=DTYPE)).exp())
@@ -79,7 +86,8 @@ def test_density_integrates_to_one_in_two_dimensions(name: str) -> None:
     x, jacobian = np.sinh(u), np.cosh(u) * (u[1] - u[0])
     points = torch.tensor(np.stack(np.meshgrid(x, x, indexing="ij")).reshape(1, 2, -1))
     density = chosen.log_prob(theta, points).exp().reshape(601, 601).numpy()
-    assert jacobian @ density @ jacobian == pytest.approx(1, abs=1e-7)
+    # A flow's density has kinks, where its perceptrons have theirs: the rule's error is then of second order.
+    assert jacobian @ density @ jacobian == pytest.approx(1, abs=1e-5 if name == "flow" else 1e-7)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
