@@ -23,11 +23,12 @@ from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture, Points
 
 STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-# A flow's step costs a hundred times a Gaussian's, so that many copies of a last cell would cost more than all the
-# others; it has rows of whole cache lines, and four of them are enough.
-STACK_OF_FLOWS = 4
-SLICE_OF_FLOWS = 64 << 20
+# Flows, and mixtures of many components, cost a hundred times a Gaussian: that many copies of a last cell would cost
+# more than all the others. Their tensors are whole vectors for each two cells.
+STACK_OF_LARGE = 2
+MANY = 16  # components
 SLICE_BYTES = 4 << 20  # of a step's largest tensors: beyond the cache each pass costs two to three times as much
+SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
 
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -40,14 +41,15 @@ def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 
 def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
-    """The last cell is repeated up to a multiple of ``STACK``, or of ``STACK_OF_FLOWS``."""
-    multiple = STACK_OF_FLOWS if _is_stack_of_flows(cells[0]) else STACK
-    return [*cells, *[cells[-1]] * (-len(cells) % multiple)]
+    """The last cell is repeated up to a multiple of ``STACK``, or of ``STACK_OF_LARGE``."""
+    return [*cells, *[cells[-1]] * (-len(cells) % _multiple(cells[0]))]
 
 
-def _is_stack_of_flows(cell: Cell) -> bool:
-    """Whether its tensors are large; in one dimension a flow has no perceptrons."""
-    return bool(cell.params.family == "flow" and cell.target.dim > 1)
+def _multiple(cell: Cell) -> int:
+    """Of what number of cells the stacks of a cell are; all in one dimension are judged in blocks of ``STACK``."""
+    params = cell.params
+    many = params.family == "gaussian_mixture" and params.components >= MANY
+    return STACK_OF_LARGE if cell.target.dim > 1 and (many or params.family == "flow") else STACK
 
 
 def slice_size(cell: Cell) -> int:
@@ -57,11 +59,11 @@ def slice_size(cell: Cell) -> int:
     if params.family == "gaussian_mixture":
         modes = max(modes, params.components)
     item = 4 if params.dtype == "float32" else 8
-    if _is_stack_of_flows(cell):
-        held = item * params.samples * flow_numbers(params, target.dim)
-        return max(STACK_OF_FLOWS, min(4 * STACK_OF_FLOWS, SLICE_OF_FLOWS // held // STACK_OF_FLOWS * STACK_OF_FLOWS))
-    hot = item * params.samples * (target.dim + 2) * modes
-    return max(STACK, min(512, SLICE_BYTES // hot // STACK * STACK))
+    multiple, most = _multiple(cell), 512
+    fitting = SLICE_BYTES // (item * params.samples * (target.dim + 2) * modes)
+    if params.family == "flow":
+        most, fitting = STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim))
+    return max(multiple, min(most, fitting // multiple * multiple))
 
 
 def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:

@@ -22,11 +22,11 @@ from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
 
 DRAWS = 10_000  # of P and of Q, where the dimension is above one, or Q a flow
-EVALUATED = 32  # cells at a time, or a multiple: see metrics.density.evaluate
+EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
 
 def judge(cells: Sequence[Cell], q: Fits, device: str) -> list[Judgement]:
-    """Of a block of cells, whose number is a multiple of 32; of flows, any that they are trained in."""
+    """Of a block of cells, in their order."""
     if isinstance(cells[0].target, Points):
         return [by_neighbours(cell, q[k : k + 1]) for k, cell in enumerate(cells)]
     with np.errstate(all="ignore"):  # diverged fits are judged with the others, and dropped
@@ -83,9 +83,20 @@ def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple
     x_p = StackedMixture.stack(targets, torch.float64, device).draw(DRAWS, generators)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
-    of_p, of_q = (Measure.of_draws(x, _log_prob(fits, x)) for x in (x_p, x_q))
-    evaluations = evaluate(targets, of_p, of_q, heavy_q=q.each[0].df is not None, alpha=_alpha(cells, device))
+    of_p, of_q = ((x, _log_prob(fits, x)) for x in (x_p, x_q))
+    evaluations = _padded(cells, of_p, of_q, heavy_q=q.each[0].df is not None)
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
+
+
+def _padded(
+    cells: Sequence[Cell], of_p: tuple[Tensor, Tensor], of_q: tuple[Tensor, Tensor], *, heavy_q: bool = False
+) -> list[Evaluation]:
+    """Of any number of cells, from draws ``(K, D, N)`` of P and of Q and Q's log-density there, ``(K, N)``."""
+    padded = [*cells, *[cells[-1]] * (-len(cells) % EVALUATED)]
+    rows = torch.arange(len(padded), device=of_p[0].device).clamp(max=len(cells) - 1)
+    p, q = (Measure.of_draws(x[rows], log_q[rows]) for x, log_q in (of_p, of_q))
+    targets = [cell.target for cell in padded]
+    return evaluate(targets, p, q, heavy_q=heavy_q, alpha=_alpha(padded, str(rows.device)))[: len(cells)]
 
 
 def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
@@ -94,17 +105,10 @@ def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
 
 
 def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:
-    padded = [*cells, *[cells[-1]] * (-len(cells) % EVALUATED)]
-    rows = torch.tensor([*range(len(cells)), *[len(cells) - 1] * (len(padded) - len(cells))], device=device)
-    x_p = StackedMixture.stack([c.target for c in cells], torch.float64, device).draw(
-        DRAWS, _own_generators(cells, device)
-    )
-    normal = randomness.normal((q.dim, DRAWS), _generators(cells, device), torch.float64)
-    log_q_at_p = q.log_prob(x_p)
-    x_q, log_q_at_q = q.sample(normal)
-    of_p, of_q = (Measure.of_draws(x[rows], log_q[rows]) for x, log_q in ((x_p, log_q_at_p), (x_q, log_q_at_q)))
-    evaluations = evaluate([cell.target for cell in padded], of_p, of_q, alpha=_alpha(padded, device))
-    return evaluations[: len(cells)], x_q.transpose(1, 2).cpu().numpy()
+    generators = _generators(cells, device)
+    x_p = StackedMixture.stack([cell.target for cell in cells], torch.float64, device).draw(DRAWS, generators)
+    of_q = q.sample(randomness.normal((q.dim, DRAWS), generators, torch.float64))
+    return _padded(cells, (x_p, q.log_prob(x_p)), of_q), of_q[0].transpose(1, 2).cpu().numpy()
 
 
 def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
