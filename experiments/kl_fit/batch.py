@@ -46,10 +46,10 @@ def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def _multiple(cell: Cell) -> int:
-    """Of what number of cells the stacks of a cell are; all in one dimension are judged in blocks of ``STACK``."""
+    """Of what number of cells the stacks of a cell are; mixtures in one dimension are judged by that number too."""
     params = cell.params
-    many = params.family == "gaussian_mixture" and params.components >= MANY
-    return STACK_OF_LARGE if cell.target.dim > 1 and (many or params.family == "flow") else STACK
+    many = params.family == "gaussian_mixture" and params.components >= MANY and cell.target.dim > 1
+    return STACK_OF_LARGE if many or params.family == "flow" else STACK
 
 
 def slice_size(cell: Cell) -> int:

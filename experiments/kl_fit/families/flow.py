@@ -84,7 +84,7 @@ class Flow:
         base, weights = self._parts(theta)
         rows = list(normal.unbind(1))
         log_q = _log_normal(rows) - self._gaussian.log_det(base).unsqueeze(1)
-        for coupling, own in zip(reversed(self._couplings), reversed(weights), strict=True):
+        for coupling, own in zip(reversed(self.couplings), reversed(weights), strict=True):
             spline = self._spline(coupling, own, rows)
             moved = spline.inv(_stack(rows, coupling.bent))
             log_q = log_q + spline.call_and_ladj(moved)[1].sum(dim=1)
@@ -99,7 +99,7 @@ class Flow:
         base, weights = self._parts(theta)
         rows = list(self._gaussian.whiten(base, x).unbind(1))
         change = -self._gaussian.log_det(base).unsqueeze(1)
-        for coupling, own in zip(self._couplings, weights, strict=True):
+        for coupling, own in zip(self.couplings, weights, strict=True):
             moved, ladj = self._spline(coupling, own, rows).call_and_ladj(_stack(rows, coupling.bent))
             change = change + ladj.sum(dim=1)
             _replace(rows, coupling.bent, moved)
@@ -124,7 +124,7 @@ class Flow:
         return Gaussian("full", self.dim)
 
     @cached_property
-    def _couplings(self) -> tuple[Coupling, ...]:
+    def couplings(self) -> tuple[Coupling, ...]:
         """In the order of ``log_prob``."""
         digits = max(1, (self.dim - 1).bit_length())
         found = []
@@ -137,7 +137,7 @@ class Flow:
     @cached_property
     def _blocks(self) -> tuple[tuple[Block, ...], ...]:
         """Of each transform: weights and biases in turn, or the free knots alone."""
-        return tuple(self._blocks_of(coupling) for coupling in self._couplings)
+        return tuple(self._blocks_of(coupling) for coupling in self.couplings)
 
     def _blocks_of(self, coupling: Coupling) -> tuple[Block, ...]:
         out = len(coupling.bent) * (3 * self.bins - 1)
