@@ -40,10 +40,13 @@ class Params(BaseParams):
         alpha: of ``alpha``, and given with no other: 1 is forward KL, 0 reverse KL, 1/2 four times the squared
             Hellinger distance.
         forward_weight: of ``mixed``, and given with no other: ``w KL(P || Q) + (1 - w) KL(Q || P)``.
-        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, or
-            a mixture of full Gaussians whose weights are learnt.
+        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, a
+            mixture of full Gaussians whose weights are learnt, or a flow: a neural spline flow of coupling transforms.
         components: of ``gaussian_mixture``; they start drawn from the init, and share its volume.
         family_df: degrees of freedom of ``student_t``, a whole number; it has a covariance from 3 on.
+        flow_transforms: of ``flow``, each of which bends half of the coordinates; it starts as the init's Gaussian.
+        flow_hidden: of ``flow``: units in each of the two hidden layers that make a transform's splines.
+        flow_bins: of ``flow``: pieces of a spline.
         estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
@@ -63,11 +66,14 @@ class Params(BaseParams):
     )
     alpha: float | None = Field(None, ge=-10, le=10)
     forward_weight: float | None = Field(None, ge=0, le=1)
-    family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
-        "gaussian_full"
-    )
+    family: Literal[
+        "gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture", "flow"
+    ] = "gaussian_full"
     components: int = Field(8, ge=1, le=1024)
     family_df: int = Field(5, ge=3, le=100)
+    flow_transforms: int = Field(4, ge=1, le=64)
+    flow_hidden: int = Field(32, ge=1, le=1024)
+    flow_bins: int = Field(16, ge=2, le=128)
     estimator: Literal["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"] = (
         "reparameterization"
     )
@@ -204,11 +210,18 @@ def batch_key(params: Params, target: Target) -> Hashable:
         *(params.optimizer, params.standardise),
         *(target.dim, kind),
         *(_components(params), params.family_df if params.family == "student_t" else 0),
+        *((params.flow_transforms, params.flow_hidden, params.flow_bins) if params.family == "flow" else ()),
     )
 
 
 def _components(params: Params) -> int:
     return params.components if params.family == "gaussian_mixture" else 1
+
+
+def flow_numbers(params: Params, dim: int) -> int:
+    """How many numbers a flow's training holds for each sample, counted: a spline takes some 14 passes."""
+    bent = max(1, dim // 2)
+    return params.flow_transforms * (4 * params.flow_hidden + bent * (42 * params.flow_bins + 60))
 
 
 def padded(components: int) -> int:
