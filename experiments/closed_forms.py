@@ -168,6 +168,18 @@ def funnel_mean_field(dim: int, neck_variance: float = 9.0) -> FunnelOptimum:
     return FunnelOptimum(neck, math.exp(-0.5 * neck), -0.5 * math.log(gain))
 
 
+def reverse_kl_funnel(mean: np.ndarray, variance: np.ndarray, neck_variance: float = 9.0) -> float:
+    r"""KL(Q || P) of Q = N(mean, diag variance), ``(D,)`` each, to the funnel.
+
+    .. math:: \tfrac12 \Big[ \frac{m_0^2 + s_0^2}{v} + \ln v + n m_0 + e^{s_0^2 / 2 - m_0} \sum_i (m_i^2 + s_i^2)
+              - D - \sum_{i \ge 0} \ln s_i^2 \Big]
+    """
+    neck, rest = (mean[0], variance[0]), float((mean[1:] ** 2 + variance[1:]).sum())
+    quadratic = (neck[0] ** 2 + neck[1]) / neck_variance + math.exp(0.5 * neck[1] - neck[0]) * rest
+    logs = math.log(neck_variance) + (len(mean) - 1) * neck[0] - float(np.log(variance).sum())
+    return 0.5 * float(quadratic + logs - len(mean))
+
+
 def collapse_invoice(modes: int, kept: int) -> float:
     """``ln(K / m)``: reverse KL of P given m of its K equal, separate modes; its forward KL is infinite."""
     if not 1 <= kept <= modes:

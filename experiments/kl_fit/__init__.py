@@ -14,7 +14,7 @@ from experiments.experiment import Params as BaseParams
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
 from experiments.metrics import LABELS as COVERAGE_LABELS
-from experiments.targets import Mixture, Points, Target
+from experiments.targets import Analytic, Mixture, Points, Target
 
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
@@ -126,6 +126,11 @@ def check(params: Params, target: Target) -> None:
     if isinstance(target, Points):
         _check_points(params, target, is_mode=mode is not None)
         return
+    if mode and isinstance(target, Analytic):
+        raise ValueError(
+            f"init {params.init} needs the target's components, and target {target.name!r} is a formula without any."
+            " Use init wide, narrow or random"
+        )
     if mode and int(mode[1]) >= target.modes:
         last = target.modes - 1
         raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
@@ -162,7 +167,7 @@ def _check_names(params: Params) -> None:
         )
 
 
-def _check_tails(params: Params, target: Mixture, df: float) -> None:
+def _check_tails(params: Params, target: Target, df: float) -> None:
     """Under a Student-t target -log q of a Gaussian grows like the square."""
     if df <= 2 and kl_weights(params)[0] > 0:
         raise ValueError(
@@ -205,6 +210,8 @@ def batch_key(params: Params, target: Target) -> Hashable:
     kind: Hashable = "points"
     if isinstance(target, Mixture):
         kind = (padded(target.modes), target.df is None)
+    elif isinstance(target, Analytic):
+        kind = target.digest
     return (
         *(operations(params), params.family, params.estimator, params.steps, params.samples, params.dtype),
         *(params.optimizer, params.standardise),

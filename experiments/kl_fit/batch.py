@@ -19,6 +19,7 @@ from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distance
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
+from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture, Points
 
@@ -165,5 +166,5 @@ def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, 
     if isinstance(cells[0].target, Points):
         points = {digest: frames[digest].points(target.values) for digest, target in targets.items()}
         return StackedPoints.stack([points[cell.target.digest] for cell in cells], dtype, device)
-    framed = {digest: frames[digest].mixture(target) for digest, target in targets.items()}
-    return StackedMixture.stack([framed[cell.target.digest] for cell in cells], dtype, device)
+    framed = {digest: frames[digest].seen(target) for digest, target in targets.items()}
+    return stack([framed[cell.target.digest] for cell in cells], dtype, device)

@@ -18,6 +18,7 @@ from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
+from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
 
@@ -80,7 +81,7 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
 def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple[list[Evaluation], np.ndarray]:
     targets = [cell.target for cell in cells]
     generators = _own_generators(cells, device)
-    x_p = StackedMixture.stack(targets, torch.float64, device).draw(DRAWS, generators)
+    x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
     of_p, of_q = ((x, _log_prob(fits, x)) for x in (x_p, x_q))
@@ -123,7 +124,7 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
 def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
     targets = [cell.target for cell in cells]
     generators = _generators(cells, device)
-    x_p = StackedMixture.stack(targets, torch.float64, device).draw(DRAWS, generators)
+    x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     normal = randomness.normal((q.dim, DRAWS), generators, torch.float64)
     mean, tril = (torch.as_tensor(part, device=device) for part in (q.mean, q.tril))
     peak = torch.as_tensor(-0.5 * q.dim * math.log(2 * math.pi) - q.log_det, device=device).unsqueeze(1)

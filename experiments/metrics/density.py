@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from experiments import pointwise
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
-from experiments.targets import Mixture
+from experiments.targets import Analytic, Mixture
 
 MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
@@ -71,7 +72,7 @@ class Estimate:
 
 
 def evaluate(
-    targets: Sequence[Mixture],
+    targets: Sequence[Any],
     p: Measure,
     q: Measure,
     *,
@@ -91,6 +92,10 @@ def evaluate(
         heavy_q: whether -log q grows like a logarithm, so that it has a mean under every P.
         alpha: ``(K, 1)``; asks for the alpha divergences too, reported as ``alpha``.
     """
+    if isinstance(targets[0], Analytic):
+        from experiments.metrics.formula import evaluate_analytic  # made of this module's parts
+
+        return evaluate_analytic(targets, p, q, level_q=level_q, heavy_q=heavy_q, alpha=alpha)
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
     masses = _masses(of_p.tally, of_q.tally)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.closed_forms import kl_gaussians
-from experiments.targets import Mixture, Target
+from experiments.closed_forms import kl_gaussians, reverse_kl_funnel
+from experiments.targets import Analytic, Mixture, Target
+from experiments.targets.forms import Funnel
 from experiments.truth.cache import optima
 from experiments.truth.divergence import Divergence
 from experiments.truth.labels import labels
@@ -71,6 +72,8 @@ def certify(
     forward, reverse = divergence.kl_weights
     if forward and not reverse:
         return [_of_forward(known[0], m, t @ t.T) for m, t in zip(*q, strict=True)]
+    if isinstance(target, Analytic):
+        return [_of_funnel(known[0], target, *fit) for fit in zip(*q, strict=True)]
     if not isinstance(target, Mixture) or target.dim > 2:
         return [_closed(known[0], target, divergence, *fit) for fit in zip(*q, strict=True)]
     value = _values(target, family, divergence, q)
@@ -85,6 +88,13 @@ def certify(
 
 def _of_forward(best: Optimum, mean: np.ndarray, covariance: np.ndarray) -> Certificate:
     gap = kl_gaussians(np.array(best.mean), np.array(best.covariance), mean, covariance)
+    return Certificate(best.value, gap, best.label, gap <= CONVERGED)
+
+
+def _of_funnel(best: Optimum, target: Analytic, mean: np.ndarray, tril: np.ndarray) -> Certificate:
+    """Of reverse KL among Gaussians without correlation, whose one optimum has a closed form."""
+    assert isinstance(target.form, Funnel) and best.value is not None
+    gap = reverse_kl_funnel(mean, np.diag(tril) ** 2, target.form.neck_variance) - best.value
     return Certificate(best.value, gap, best.label, gap <= CONVERGED)
 
 
