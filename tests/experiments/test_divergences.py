@@ -119,7 +119,7 @@ def test_sticking_the_landing_is_still_where_q_is_the_target() -> None:
 )
 def test_fits_end_at_an_optimum_that_scipy_finds(chosen: dict[str, Any], target: str) -> None:
     p = random_mixture(5, 1, 2) if target == "random" else named.target(target)
-    (outcome,) = fitted(p, init="wide", steps=1500, samples=512, **chosen)
+    (outcome,) = fitted(p, init="wide", steps=1000, samples=256, **chosen)
     mean, sd = float(outcome.mean[0]), math.sqrt(float(outcome.covariance[0, 0]))
     found = optimize.minimize(
         lambda t: exact(p, t[0], math.exp(t[1]), chosen),
