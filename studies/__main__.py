@@ -15,7 +15,7 @@ from PIL import Image
 from experiments.catalogue import CATALOGUE
 from runner.api import load_sweep
 from runner.figures.style import RC
-from studies import alpha_path, dimension, divergences, gan_protocol, penalty, phase_diagram, textbook
+from studies import alpha_path, dimension, divergences, gan_protocol, gradients, penalty, phase_diagram, textbook
 from studies.finding import Finding
 
 STUDIES: dict[str, ModuleType] = {
@@ -26,6 +26,7 @@ STUDIES: dict[str, ModuleType] = {
     "penalty": penalty,
     "gan_protocol": gan_protocol,
     "dimension": dimension,
+    "gradients": gradients,
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110
