@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from scipy import integrate, stats
 
 from experiments.catalogue import CATALOGUE
+from experiments.kl_fit import MEANINGS
 from studies import __main__, dimension, gan_protocol, gradients
 
 MODES = 4.0
@@ -127,3 +130,14 @@ def test_every_study_has_a_sweep_or_needs_none() -> None:
     for name, module in __main__.STUDIES.items():
         assert module is importlib.import_module(f"studies.{name}")
         assert name in CATALOGUE.sweeps or name == "penalty"
+
+
+def test_every_sweep_and_divergence_is_told_of() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    told = (docs / "studies.md").read_text()
+    assert all(f"\n## {name}\n" in told for name in CATALOGUE.sweeps if name != "smoke")
+    explained = (docs / "divergences.md").read_text()
+    assert all(f"\n## {name}\n" in explained for name in MEANINGS)
+    linked = re.findall(r"\]\(([^)#]+)", told + explained)
+    assert len(linked) > 10
+    assert [link for link in linked if not (docs / link).exists()] == []
