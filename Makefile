@@ -11,7 +11,7 @@ help:
 	@echo "make test    the whole test suite, lint and types first"
 	@echo "make check   lint, types, fast tests"
 	@echo "make bench   speed, side by side with what people use today -> results/benchmarks/"
-	@echo "make study   the shipped studies -> results/"
+	@echo "make study   run every shipped sweep, then write tables and pictures -> results/studies/"
 	@echo "make clean   remove everything generated"
 
 # The stamp is renewed when what is installed changes, so each target can simply depend on it.
@@ -43,6 +43,7 @@ bench: install
 
 study: install
 	for sweep in $$($(BIN)/modesweep list sweeps --names); do $(BIN)/modesweep run $$sweep || exit 1; done
+	$(BIN)/python -m studies
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from experiments.catalogue import CATALOGUE
 from runner import spec
@@ -200,7 +200,26 @@ def _meaning(info: FieldInfo, value: Any) -> str:
 
 def _parameter(info: FieldInfo) -> tuple[str, str]:
     """A parameter's default and what it may be."""
-    choices = get_args(info.annotation) if "Literal" in str(info.annotation) else ()
-    allowed = " ".join(str(value) for value in choices) or getattr(info.annotation, "__name__", "")
-    bounds = " ".join(str(bound) for bound in info.metadata)
-    return "required" if info.is_required() else str(info.default), f"{allowed} {bounds}".strip()
+    allowed = " ".join([_kind(info.annotation), *map(_bound, info.metadata)])
+    return "required" if info.is_required() else str(info.default), allowed.strip()
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words; that a value may be left out is seen from its default."""
+    first, *more = get_args(annotation) or (annotation,)
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        bounds = [bound for part in more for bound in getattr(part, "metadata", [part])]
+        return " ".join([_kind(first), *map(_bound, bounds)])
+    if origin is Literal:
+        return " ".join(map(str, (first, *more)))
+    if origin is tuple:
+        return f"list of {_kind(first)}"
+    return " ".join(_kind(part) for part in (first, *more) if part is not type(None)) if more else str(first.__name__)
+
+
+def _bound(bound: Any) -> str:
+    """A constraint as a reader would write it: ``> 0``."""
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "min_length": "length >=", "max_length": "length <="}
+    said = [f"{sign} {value}" for name, sign in signs.items() if (value := getattr(bound, name, None)) is not None]
+    return " ".join(said) or str(getattr(bound, "pattern", None) or bound)

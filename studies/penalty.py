@@ -57,7 +57,7 @@ def find(_: pd.DataFrame) -> Finding:
         " mode and reverse KL cannot make one up, but each may do what the other forbids for about a nat.",
         f"Jensen-Shannon charges at most ln(2) / 2 = {math.log(2) / 2:.4f} on either side, alpha = 1/2 at most 2: both"
         " may lose a mode and make one up.",
-        f"alpha = 2 charges {lost['alpha = 2']:.2g} where P is 10^8 times Q, as much as the ratio itself.",
+        f"alpha = 2 charges {lost['alpha = 2']:.2g} where P is 10^8 times Q: half of the ratio itself.",
     ]
     return Finding(said, table.round(4).replace(-0.0, 0.0), _draw(), CAPTION)
 

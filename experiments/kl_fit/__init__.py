@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Literal
@@ -141,6 +142,8 @@ def check(params: Params, target: Target) -> None:
         )
     if target.df is not None and params.family != "student_t":
         _check_tails(params, target, target.df)
+    if isinstance(target, Mixture) and params.family == "student_t" and operations(params) == "alpha":
+        _check_power_tails(params, target)
 
 
 def _check_names(params: Params) -> None:
@@ -179,6 +182,18 @@ def _check_tails(params: Params, target: Target, df: float) -> None:
         raise ValueError(
             f"alpha {params.alpha:g}: the tails of target {target.name!r} (Student-t, df {df:g}) are too heavy for any"
             " Gaussian, and the divergence infinite. Use alpha below 1, or family student_t"
+        )
+
+
+def _check_power_tails(params: Params, target: Mixture) -> None:
+    """``p^alpha q^(1 - alpha)`` of densities ``r^-(df + D)`` has a finite integral where its mean df is above 0."""
+    assert params.alpha is not None
+    of_p = math.inf if target.df is None else target.df
+    if params.alpha * of_p + (1 - params.alpha) * params.family_df <= 0:
+        tails = "Gaussian" if target.df is None else f"Student-t, df {target.df:g}"
+        raise ValueError(
+            f"alpha {params.alpha:g}: beside the tails of a student_t with family_df {params.family_df} those of target"
+            f" {target.name!r} ({tails}) make the divergence infinite. Use alpha between 0 and 1, or another family"
         )
 
 

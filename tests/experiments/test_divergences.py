@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from experiments.kl_fit.divergences import Noise, divergence
 from experiments.kl_fit.families import Gaussian
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture, named
+from experiments.targets.definition import define
 from tests.experiments.test_kl_truth import fitted, log_density, random_mixture
 
 CHOSEN: list[dict[str, Any]] = [
@@ -190,3 +193,56 @@ def test_tails_too_heavy_for_any_gaussian_are_refused(given: dict[str, Any]) -> 
     with pytest.raises(ValueError, match="infinite"):
         KL_FIT.check(Params(target=target.name, **given), target)
     KL_FIT.check(Params(target=target.name, divergence="mixed", forward_weight=0.0), target)
+
+
+@pytest.mark.parametrize("alpha", [-1.5, -0.2, 0.4, 1.4, 3.0])
+@pytest.mark.parametrize("df", [2.5, 4.0, 30.0, None])
+@pytest.mark.parametrize("family_df", [3, 12])
+def test_student_t_fits_whose_tails_alone_are_infinite_are_refused(
+    alpha: float, df: float | None, family_df: int
+) -> None:
+    """The integral over ten times as far a tail falls where it is finite, and rises where it is not."""
+    log_p = stats.norm.logpdf if df is None else stats.t(df).logpdf
+    log_q = stats.t(family_df).logpdf
+    at = 10.0 if df is None else 1e4
+    near, far = (alpha * log_p(x) + (1 - alpha) * log_q(x) + np.log(x) for x in (at, 10 * at))
+    shape = {"weights": [1], "means": [[0]], "covariances": [[[1]]]} | ({} if df is None else {"df": df})
+    target = define("t", shape, Path())
+    params = Params(target="t", divergence="alpha", alpha=alpha, family="student_t", family_df=family_df)
+    if far > near:
+        with pytest.raises(ValueError, match="divergence infinite"):
+            KL_FIT.check(params, target)
+    else:
+        KL_FIT.check(params, target)
+
+
+def test_a_stack_shares_optimizer_and_coordinates_and_not_its_starts() -> None:
+    target, base = named.target("bimodal"), Params(target="bimodal")
+    key = KL_FIT.batch_key(base, target)
+    assert KL_FIT.batch_key(base.model_copy(update={"init_loc": 1.5, "init_scale": 3.0}), target) == key
+    for other in ({"optimizer": "sgd"}, {"standardise": False}):
+        assert KL_FIT.batch_key(base.model_copy(update=other), target) != key
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("standardise", [True, False])
+def test_optimizer_and_coordinates_move_no_optimum(optimizer: str, standardise: bool) -> None:
+    """One optimum, by moments: whichever way leads there."""
+    target = random_mixture(5, 1, 3)
+    params = Params(
+        target=target.name,
+        divergence="forward_kl",
+        optimizer=optimizer,
+        standardise=standardise,
+        steps=800,
+        learning_rate=0.05,
+        init_loc=float(target.means[0, 0]),
+    )
+    (found,) = KL_FIT.run_batch([SimpleNamespace(params=params, target=target, seed=0)], "cpu")
+    mean = float(target.weights @ target.means[:, 0])
+    second = float(target.weights @ (target.covariances[:, 0, 0] + target.means[:, 0] ** 2))
+    assert found.mean is not None and found.covariance is not None
+    sd = math.sqrt(second - mean**2)
+    assert float(found.mean[0]) == pytest.approx(mean, abs=0.05 * sd)
+    assert math.sqrt(float(np.ravel(found.covariance)[0])) == pytest.approx(sd, rel=0.05)
+    assert found.metrics["converged"] == 1

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import runner
+from runner import api
 
 MINE = """
 name: mine
@@ -45,3 +46,13 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
     code = "import sys, runner; print(*{'torch', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_parameters_are_listed_with_what_they_may_be() -> None:
+    rows = {row[:2]: row[2:] for row in api.listing("experiments")[1]}
+    assert rows["kl_fit", "init_loc"] == ("None", "float")
+    assert rows["kl_fit", "optimizer"] == ("adam", "adam sgd")
+    assert rows["kl_fit", "standardise"] == ("True", "bool")
+    assert rows["kl_fit", "alpha"] == ("None", "float >= -10 <= 10")
+    assert rows["vae", "hidden"][1].startswith("list of int >= 1")
+    assert not [row for row in rows.values() if "Annotated" in row[1] or "(g" in row[1]]
