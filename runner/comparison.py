@@ -16,7 +16,7 @@ from runner.summary import by_experiment, parameters, statistics
 
 JUDGED_BY = ("coverage", "sharpness")
 MEASURES = (*JUDGED_BY, "modes_captured", "modes_total", "forward_kl", "reverse_kl")
-ROWS = 30
+ROWS = 40
 HEADINGS = {"modes_captured": "modes", "forward_kl": "fwd KL", "reverse_kl": "rev KL"}
 
 

@@ -15,7 +15,18 @@ from PIL import Image
 from experiments.catalogue import CATALOGUE
 from runner.api import load_sweep
 from runner.figures.style import RC
-from studies import alpha_path, dimension, divergences, gan_protocol, gradients, penalty, phase_diagram, textbook
+from studies import (
+    alpha_path,
+    dimension,
+    divergences,
+    families_2d,
+    flows,
+    gan_protocol,
+    gradients,
+    penalty,
+    phase_diagram,
+    textbook,
+)
 from studies.finding import Finding
 
 STUDIES: dict[str, ModuleType] = {
@@ -27,6 +38,8 @@ STUDIES: dict[str, ModuleType] = {
     "gan_protocol": gan_protocol,
     "dimension": dimension,
     "gradients": gradients,
+    "flows": flows,
+    "families_2d": families_2d,
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110

@@ -256,8 +256,11 @@ def bytes_per_cell(params: Params, target: Target) -> int:
     modes = padded(target.modes) if isinstance(target, Mixture) else 1
     item = 4 if params.dtype == "float32" else 8
     fitted = 0 if _components(params) == 1 else _components(params)
-    training = item * target.dim * params.samples * (4 * modes + 12 * fitted + 40)
-    training += item * params.samples * (params.family_df if params.family == "student_t" else 0)
+    training = item * target.dim * params.samples * (4 * modes + 75 * fitted + 40)
+    if params.family == "student_t":
+        training += item * target.dim * params.samples * 340
+    if params.family == "flow":  # 17 to 23 MB a cell of gmm40 in all, at 256 samples
+        training += 20_000_000 + item * params.samples * flow_numbers(params, target.dim)
     parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
     return 50_000 + training + parameters
 
@@ -268,10 +271,14 @@ def seconds_per_cell(params: Params, target: Target) -> float:
     item = 1.0 if params.dtype == "float32" else 2.0
     per_sample = 1.5e-9 * (3 + 3 * target.dim + modes * (3 + 1.2 * target.dim + 0.15 * target.dim**2))
     fitted = 0 if params.family != "gaussian_mixture" else params.components
-    extra = 6e-9 * fitted * (3 + 1.5 * target.dim)
+    extra = 24e-9 * fitted * (3 + 1.5 * target.dim)
     if params.family == "student_t":
-        extra += 8e-9 * params.family_df
-    return params.steps * (1.2e-6 + item * params.samples * (per_sample + extra)) + 1e-3 * (1 + 0.3 * fitted)
+        extra += 40e-9 * params.family_df
+    judging = 1e-3 * (1 + 0.3 * fitted)
+    if params.family == "flow":  # gmm40: some 4 s for 1000 steps of 256 samples, and 0.27 s to judge
+        extra += 4.4e-9 * flow_numbers(params, target.dim)
+        judging = 0.27
+    return params.steps * (1.2e-6 + item * params.samples * (per_sample + extra)) + judging
 
 
 def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
