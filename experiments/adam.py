@@ -1,4 +1,4 @@
-"""Adam for a stack of fits, each with its own learning rate (torch.optim knows only one)."""
+"""Adam and SGD for a stack of fits, each with its own learning rate (torch.optim knows only one)."""
 
 from __future__ import annotations
 
@@ -49,6 +49,27 @@ class Adam:
             move.mul_(learning_rate).mul_(scale)
             if active is not None:
                 # A product with 0 would keep the NaN of a diverged cell.
+                move = torch.where(_broadcast(active, move), move, 0.0)
+            parameter.sub_(move)
+
+
+class SGD:
+    r"""Gradient descent, in place, with the interface of `Adam`.
+
+    .. math:: \theta \leftarrow \theta - \eta_k \nabla
+
+    With small steps and many samples it follows the gradient flow, whose basins are known.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], learning_rate: Tensor) -> None:
+        self.parameters = list(parameters)
+        self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
+
+    def step(self, gradients: Sequence[Tensor], rate: float = 1.0, active: Tensor | None = None) -> None:
+        """One step at ``rate`` times each learning rate; cells where ``active`` ``(K,)`` is False stay put."""
+        for parameter, gradient, learning_rate in zip(self.parameters, gradients, self._rates, strict=True):
+            move = gradient * learning_rate * rate
+            if active is not None:
                 move = torch.where(_broadcast(active, move), move, 0.0)
             parameter.sub_(move)
 

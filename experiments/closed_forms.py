@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import integrate, linalg, optimize, special, stats
+from scipy import linalg, special
 
 Shape = Literal["isotropic", "diagonal", "full"]
 
@@ -126,6 +126,8 @@ def reverse_optimum_student_t(df: float, dim: int) -> float:
     .. math:: (\nu + D)\, E\Big[\frac{c^2 r^2}{\nu + c^2 r^2}\Big] = D, \qquad r^2 \sim \chi^2_D
     """
 
+    from scipy import optimize  # workers need only the KLs, and start sooner without it
+
     def slope(log_ratio: float) -> float:
         c2 = math.exp(2 * log_ratio)
         return (df + dim) * _radial(lambda r2: c2 * r2 / (df + c2 * r2), dim) - dim
@@ -135,6 +137,8 @@ def reverse_optimum_student_t(df: float, dim: int) -> float:
 
 def _radial(function, dim: int) -> float:  # type: ignore[no-untyped-def]
     """Mean of a function of the squared norm of a standard normal."""
+    from scipy import integrate, stats
+
     density = stats.chi2(dim).pdf
     top = float(stats.chi2.isf(1e-18, dim))
     # In terms of the norm the density has no pole at zero, even in one dimension.
@@ -162,6 +166,18 @@ def funnel_mean_field(dim: int, neck_variance: float = 9.0) -> FunnelOptimum:
     gain = 1 + 0.5 * neck_variance * (dim - 1)
     neck = neck_variance / gain
     return FunnelOptimum(neck, math.exp(-0.5 * neck), -0.5 * math.log(gain))
+
+
+def reverse_kl_funnel(mean: np.ndarray, variance: np.ndarray, neck_variance: float = 9.0) -> float:
+    r"""KL(Q || P) of Q = N(mean, diag variance), ``(D,)`` each, to the funnel.
+
+    .. math:: \tfrac12 \Big[ \frac{m_0^2 + s_0^2}{v} + \ln v + n m_0 + e^{s_0^2 / 2 - m_0} \sum_i (m_i^2 + s_i^2)
+              - D - \sum_{i \ge 0} \ln s_i^2 \Big]
+    """
+    neck, rest = (mean[0], variance[0]), float((mean[1:] ** 2 + variance[1:]).sum())
+    quadratic = (neck[0] ** 2 + neck[1]) / neck_variance + math.exp(0.5 * neck[1] - neck[0]) * rest
+    logs = math.log(neck_variance) + (len(mean) - 1) * neck[0] - float(np.log(variance).sum())
+    return 0.5 * float(quadratic + logs - len(mean))
 
 
 def collapse_invoice(modes: int, kept: int) -> float:

@@ -13,6 +13,21 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
+def forward_kl(u: Tensor) -> Tensor:
+    r""":math:`g(u) = \sigma(u) u - \sigma(u) + \sigma(-u)`, with :math:`\int (p + q) g(u) = KL(P \| Q)`.
+
+    The last two terms integrate to zero and make every point's share 0 or more. Not used in training, where the
+    sampled log-ratio alone has less to do.
+    """
+    p, q = u.sigmoid(), (-u).sigmoid()
+    return p * u - p + q
+
+
+def reverse_kl(u: Tensor) -> Tensor:
+    r""":math:`g(u) = \sigma(-u) (-u) - \sigma(-u) + \sigma(u)`, with :math:`\int (p + q) g(u) = KL(Q \| P)`."""
+    return forward_kl(-u)
+
+
 def jensen_shannon(u: Tensor) -> Tensor:
     r""":math:`g(u) = \tfrac12 \sum_\pm \sigma(\pm u) \ln 2 \sigma(\pm u)`, at most ln(2) / 2."""
     log_p, log_q = logsigmoid(u), logsigmoid(-u)

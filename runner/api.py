@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from runner.driver import Report
     from runner.tracking.request import ExportReport
+    from runner.verification import Verified
 
 
 def load_sweep(sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None) -> Sweep:
@@ -56,6 +57,35 @@ def run(sweep: Sweep, options: Options | None = None, listener: Listener | None 
     from runner.driver import run as run_sweep
 
     return run_sweep(sweep, CATALOGUE, options, listener)
+
+
+def verify(
+    results: Path, quick: bool = False, topics: Sequence[str] = (), progress: Callable[[str], None] = lambda done: None
+) -> tuple[Sequence[Verified], Path]:
+    """Compare numbers that are known with what modesweep obtains; write the table into ``results/verify``.
+
+    Args:
+        quick: leave out the rows that take long.
+        topics: beginnings of the names of the rows to compare; all of them unless given.
+        progress: called with what has just been computed.
+
+    Raises:
+        SweepError: no row has such a name.
+        StoreError: the table cannot be written.
+    """
+    from experiments.verification import rows
+    from experiments.verification import verify as compare
+    from runner.verification import write_files
+    from runner.worker import one_thread
+
+    every = rows(quick)
+    chosen = [row for row in every if not topics or row.name.startswith(tuple(topics))]
+    if not chosen:
+        known = ", ".join(dict.fromkeys(row.topic for row in every))
+        raise SweepError(f"no row of the table begins with {' or '.join(map(repr, topics))}. Topics: {known}")
+    with one_thread():
+        found = compare(chosen, progress)
+    return found, write_files(found, results)
 
 
 def _source(sweep: str | Path) -> str | Path:
@@ -147,16 +177,25 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         ]
     if kind in ("divergences", "families"):
         name = "divergence" if kind == "divergences" else "family"
-        return (name, "in"), [
-            (str(value), experiment.name)
+        rows = [
+            (str(value), experiment.name, _meaning(experiment.params.model_fields[name], value))
             for experiment in experiments
             if name in experiment.params.model_fields
             for value in get_args(experiment.params.model_fields[name].annotation)
         ]
+        told = 3 if any(meaning for _, _, meaning in rows) else 2
+        return (name, "in", "meaning")[:told], [row[:told] for row in rows]
     points = [t for t in map(CATALOGUE.target, CATALOGUE.target_names) if not hasattr(t, "modes")]
     return ("data", "dim", "points", "unit", "about"), [
         (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
     ]
+
+
+def _meaning(info: FieldInfo, value: Any) -> str:
+    """What a parameter's value means, where its field says so."""
+    extra = info.json_schema_extra
+    meanings = extra.get("meanings") if isinstance(extra, dict) else None
+    return str(meanings.get(value, "")) if isinstance(meanings, dict) else ""
 
 
 def _parameter(info: FieldInfo) -> tuple[str, str]:

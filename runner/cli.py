@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -273,6 +274,30 @@ def list_(
         print("\n".join(row[0] for row in rows))
     else:
         _console().print(display.names_view(rows, columns))
+
+
+@app.command()
+def verify(
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Beginnings of the names of rows. [default: all]")
+    ] = None,
+    results: Results = Path("results"),
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the rows that take long.")] = False,
+    json_: AsJson = False,
+) -> None:
+    """Compare numbers that are known with those that modesweep obtains; write verify.parquet and verify.md."""
+    from runner.verification import as_json, view
+
+    console = _console()
+    with nullcontext() if json_ else console.status("fitting") as line:
+        say = line.update if line else (lambda done: None)
+        found, folder = api.verify(results, quick, topics or (), say)
+    if json_:
+        print(json.dumps(as_json(found, folder)))
+    else:
+        console.print(view(found), highlight=False)
+        console.print(f"The table is in {folder}/", soft_wrap=True, highlight=False)
+    raise typer.Exit(OK if all(result.passed for result in found) else NOT_OK)
 
 
 @app.command()

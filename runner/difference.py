@@ -49,7 +49,7 @@ def differences(a: pa.Table, b: pa.Table) -> list[Difference]:
 def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
     own = [_cells(table, experiment) for table in (a, b)]
     names = [name for name in parameters(a) if name in parameters(b)]
-    values = {name: [frame[name].drop_duplicates().tolist() for frame in own] for name in names}
+    values = {name: [_values(frame[name]) for frame in own] for name in names}
     changed = [name for name in names if values[name][0] != values[name][1] and max(map(len, values[name])) == 1]
     axes = [name for name in names if name not in changed and max(map(len, values[name])) > 1]
     axes = ["target", *(name for name in axes if name != "target")]
@@ -67,6 +67,12 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
         _rows(paired, axes, measures),
         _identical(own[0], own[1], measures),
     )
+
+
+def _values(column: pd.Series) -> list[object]:
+    """Each once; one that is missing is None, which equals itself."""
+    distinct = column.drop_duplicates().astype(object)
+    return [None if pd.isna(value) else value for value in distinct]
 
 
 def _cells(table: pa.Table, experiment: str) -> pd.DataFrame:

@@ -194,6 +194,8 @@ def _value(name: str, mean: float, half: float) -> Value:
         return Value("–")
     if name in SHARES:
         return Value(f"{mean:.3f}", "" if half != half else f"{half:.3f}", min(max(mean, 0.0), 1.0))
+    if abs(mean) >= 1e6:
+        return Value(f"{mean:.3g}", "" if half != half else f"{half:.2g}")
     if float(mean).is_integer() and not half > 0:
         return Value(f"{mean:,.0f}")
     # As many decimals as three digits of the mean need, so that a column's interval reads like its mean.

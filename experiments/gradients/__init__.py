@@ -9,7 +9,7 @@ from pydantic import Field
 
 from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
-from experiments.targets import Mixture, Points, Target
+from experiments.targets import Analytic, Mixture, Points, Target
 
 EstimatorName = Literal[
     "blocked",
@@ -111,6 +111,8 @@ def check(params: Params, target: Target) -> None:
             f"the gradient of KL(Q || P) needs the target's density, and target {target.name!r} is known by"
             " its points alone. Use a mixture"
         )
+    if isinstance(target, Analytic):
+        raise ValueError(f"the exact gradient is known for mixtures, and target {target.name!r} is none. Use a mixture")
     if params.estimator == "score_function_baseline" and params.samples < 2:
         raise ValueError(
             "estimator score_function_baseline compares each sample with the others, and samples 1 leaves"

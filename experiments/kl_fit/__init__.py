@@ -14,9 +14,20 @@ from experiments.experiment import Params as BaseParams
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
 from experiments.metrics import LABELS as COVERAGE_LABELS
-from experiments.targets import Mixture, Points, Target
+from experiments.targets import Analytic, Mixture, Points, Target
 
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
+
+
+# One line each; docs/divergences.md has the rest.
+MEANINGS = {
+    "forward_kl": "KL(P || Q), mean of log p - log q under P: what P has and Q lacks costs most; covers",
+    "reverse_kl": "KL(Q || P), mean of log q - log p under Q: what Q has and P lacks costs most; seeks a mode",
+    "jeffreys": "KL(P || Q) + KL(Q || P): both cost",
+    "mixed": "w KL(P || Q) + (1 - w) KL(Q || P), with w = forward_weight",
+    "jensen_shannon": "mean KL of P and of Q to (P + Q) / 2: at most ln 2, whatever is lost or made up",
+    "alpha": "(1 - int p^alpha q^(1 - alpha)) / (alpha (1 - alpha)): from reverse KL at 0 to forward KL at 1",
+}
 
 
 class Params(BaseParams):
@@ -29,36 +40,51 @@ class Params(BaseParams):
         alpha: of ``alpha``, and given with no other: 1 is forward KL, 0 reverse KL, 1/2 four times the squared
             Hellinger distance.
         forward_weight: of ``mixed``, and given with no other: ``w KL(P || Q) + (1 - w) KL(Q || P)``.
-        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, or
-            a mixture of full Gaussians whose weights are learnt.
+        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, a
+            mixture of full Gaussians whose weights are learnt, or a flow: a neural spline flow of coupling transforms.
         components: of ``gaussian_mixture``; they start drawn from the init, and share its volume.
         family_df: degrees of freedom of ``student_t``, a whole number; it has a covariance from 3 on.
+        flow_transforms: of ``flow``, each of which bends half of the coordinates; it starts as the init's Gaussian.
+        flow_hidden: of ``flow``: units in each of the two hidden layers that make a transform's splines.
+        flow_bins: of ``flow``: pieces of a spline.
         estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
             a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
         init_scale: multiplies the initial standard deviations.
+        init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
         samples: drawn afresh at each step, of P or of Q.
-        learning_rate: of Adam, in units of the target's own standard deviations; constant for the first half of
-            the steps, then it falls to zero along a cosine so that the fit settles.
+        optimizer: ``adam``, or ``sgd`` whose small steps follow the gradient flow.
+        learning_rate: of the optimizer; constant for the first half of the steps, then it falls to zero along a
+            cosine so that the fit settles.
+        standardise: whether steps are in units of the target's own standard deviations, which makes one learning
+            rate fit all targets. It moves no optimum, but may decide which one a fit reaches.
     """
 
-    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = "reverse_kl"
+    divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = Field(
+        "reverse_kl", json_schema_extra={"meanings": {**MEANINGS}}
+    )
     alpha: float | None = Field(None, ge=-10, le=10)
     forward_weight: float | None = Field(None, ge=0, le=1)
-    family: Literal["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture"] = (
-        "gaussian_full"
-    )
+    family: Literal[
+        "gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture", "flow"
+    ] = "gaussian_full"
     components: int = Field(8, ge=1, le=1024)
     family_df: int = Field(5, ge=3, le=100)
+    flow_transforms: int = Field(4, ge=1, le=64)
+    flow_hidden: int = Field(32, ge=1, le=1024)
+    flow_bins: int = Field(16, ge=2, le=128)
     estimator: Literal["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"] = (
         "reparameterization"
     )
     init: Init = "wide"
     init_scale: float = Field(1.0, gt=0)
+    init_loc: float | None = None
     steps: int = Field(1000, ge=1, le=10_000_000)
     samples: int = Field(256, ge=1, le=1_000_000)
+    optimizer: Literal["adam", "sgd"] = "adam"
     learning_rate: float = Field(0.02, gt=0)
+    standardise: bool = True
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -100,6 +126,11 @@ def check(params: Params, target: Target) -> None:
     if isinstance(target, Points):
         _check_points(params, target, is_mode=mode is not None)
         return
+    if mode and isinstance(target, Analytic):
+        raise ValueError(
+            f"init {params.init} needs the target's components, and target {target.name!r} is a formula without any."
+            " Use init wide, narrow or random"
+        )
     if mode and int(mode[1]) >= target.modes:
         last = target.modes - 1
         raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
@@ -136,7 +167,7 @@ def _check_names(params: Params) -> None:
         )
 
 
-def _check_tails(params: Params, target: Mixture, df: float) -> None:
+def _check_tails(params: Params, target: Target, df: float) -> None:
     """Under a Student-t target -log q of a Gaussian grows like the square."""
     if df <= 2 and kl_weights(params)[0] > 0:
         raise ValueError(
@@ -175,19 +206,29 @@ def _check_points(params: Params, target: Points, is_mode: bool) -> None:
 
 
 def batch_key(params: Params, target: Target) -> Hashable:
-    """Shapes and operations; locations, weights, widths, inits, learning rates and seeds are tensors."""
+    """Shapes, operations and coordinates; locations, weights, widths, inits, learning rates and seeds are tensors."""
     kind: Hashable = "points"
     if isinstance(target, Mixture):
         kind = (padded(target.modes), target.df is None)
+    elif isinstance(target, Analytic):
+        kind = target.digest
     return (
         *(operations(params), params.family, params.estimator, params.steps, params.samples, params.dtype),
+        *(params.optimizer, params.standardise),
         *(target.dim, kind),
         *(_components(params), params.family_df if params.family == "student_t" else 0),
+        *((params.flow_transforms, params.flow_hidden, params.flow_bins) if params.family == "flow" else ()),
     )
 
 
 def _components(params: Params) -> int:
     return params.components if params.family == "gaussian_mixture" else 1
+
+
+def flow_numbers(params: Params, dim: int) -> int:
+    """How many numbers a flow's training holds for each sample, counted: a spline takes some 14 passes."""
+    bent = max(1, dim // 2)
+    return params.flow_transforms * (4 * params.flow_hidden + bent * (42 * params.flow_bins + 60))
 
 
 def padded(components: int) -> int:

@@ -9,20 +9,27 @@ import torch
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
+from experiments.kl_fit import flow_numbers
 from experiments.kl_fit.divergences import StackedTarget, divergence
-from experiments.kl_fit.families import Family, Gaussian, GaussianMixture, StudentT, family, frame_shape
-from experiments.kl_fit.fit import Fit, fit
-from experiments.kl_fit.fits import Fits, Gaussians, Mixtures
+from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
+from experiments.kl_fit.fit import LINE, Fit, fit
+from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distance
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
+from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture, Points
 
 STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
+# Flows, and mixtures of many components, cost a hundred times a Gaussian: that many copies of a last cell would cost
+# more than all the others. Their tensors are whole vectors for each two cells.
+STACK_OF_LARGE = 2
+MANY = 16  # components
 SLICE_BYTES = 4 << 20  # of a step's largest tensors: beyond the cache each pass costs two to three times as much
+SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
 
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -35,8 +42,15 @@ def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 
 def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
-    """The last cell is repeated up to a multiple of ``STACK``."""
-    return [*cells, *[cells[-1]] * (-len(cells) % STACK)]
+    """The last cell is repeated up to a multiple of ``STACK``, or of ``STACK_OF_LARGE``."""
+    return [*cells, *[cells[-1]] * (-len(cells) % _multiple(cells[0]))]
+
+
+def _multiple(cell: Cell) -> int:
+    """Of what number of cells the stacks of a cell are; mixtures in one dimension are judged by that number too."""
+    params = cell.params
+    many = params.family == "gaussian_mixture" and params.components >= MANY and cell.target.dim > 1
+    return STACK_OF_LARGE if many or params.family == "flow" else STACK
 
 
 def slice_size(cell: Cell) -> int:
@@ -46,8 +60,11 @@ def slice_size(cell: Cell) -> int:
     if params.family == "gaussian_mixture":
         modes = max(modes, params.components)
     item = 4 if params.dtype == "float32" else 8
-    hot = item * params.samples * (target.dim + 2) * modes
-    return max(STACK, min(512, SLICE_BYTES // hot // STACK * STACK))
+    multiple, most = _multiple(cell), 512
+    fitting = SLICE_BYTES // (item * params.samples * (target.dim + 2) * modes)
+    if params.family == "flow":
+        most, fitting = STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim))
+    return max(multiple, min(most, fitting // multiple * multiple))
 
 
 def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -75,7 +92,11 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement) ->
     away = Distance()
     if isinstance(found, Gaussians):
         away = distance(cell, found.mean[k], found.tril[k])
-    mean, covariance, weights = found.moments(k)
+    if isinstance(found, Flows):
+        assert judged.moments is not None
+        mean, covariance, weights = *judged.moments, None
+    else:
+        mean, covariance, weights = found.moments(k)
     return Outcome(
         metrics={**judged.metrics, **away.metrics},
         labels={**judged.labels, **away.labels},
@@ -94,9 +115,11 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     params, target = cells[0].params, cells[0].target
     chosen = family(params, target.dim)
     dtype = getattr(torch, params.dtype)
-    frames = {cell.target.digest: Frame.of(cell.target, frame_shape(chosen)) for cell in cells}
+    frames = {cell.target.digest: _frame(cell, chosen) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
     theta = torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device)
+    if isinstance(chosen, Flow):
+        theta = torch.nn.functional.pad(theta, (0, -theta.shape[1] % LINE))
     fitted = fit(
         stacked,
         chosen,
@@ -106,6 +129,7 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
         steps=params.steps,
         samples=params.samples,
         learning_rate=torch.tensor([c.params.learning_rate for c in cells], dtype=dtype, device=device),
+        optimizer=params.optimizer,
         df=stacked.df[:, 0, 0] if isinstance(stacked, StackedMixture) and stacked.df is not None else None,
     )
     theta = fitted.theta.double()
@@ -114,9 +138,15 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     with np.errstate(all="ignore"):  # diverged fits are carried along, and dropped
         if isinstance(chosen, GaussianMixture | StudentT):
             return fitted, Mixtures.of(chosen, theta.cpu().numpy(), center, factor)
+        if isinstance(chosen, Flow):
+            return fitted, Flows.of(chosen, theta, center, factor)
         assert isinstance(chosen, Gaussian)
         loc, tril = (part.cpu().numpy() for part in chosen.moments(theta))
         return fitted, Gaussians(center + (factor @ loc[:, :, None])[:, :, 0], factor @ tril)
+
+
+def _frame(cell: Cell, chosen: Family) -> Frame:
+    return Frame.of(cell.target, frame_shape(chosen)) if cell.params.standardise else Frame.own(cell.target)
 
 
 def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> list[np.ndarray]:
@@ -136,5 +166,5 @@ def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, 
     if isinstance(cells[0].target, Points):
         points = {digest: frames[digest].points(target.values) for digest, target in targets.items()}
         return StackedPoints.stack([points[cell.target.digest] for cell in cells], dtype, device)
-    framed = {digest: frames[digest].mixture(target) for digest, target in targets.items()}
-    return StackedMixture.stack([framed[cell.target.digest] for cell in cells], dtype, device)
+    framed = {digest: frames[digest].seen(target) for digest, target in targets.items()}
+    return stack([framed[cell.target.digest] for cell in cells], dtype, device)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments import pointwise
-from experiments.kl_fit.families import Family
+from experiments.kl_fit.families import Family, sampled
 from experiments.kl_fit.names import kl_weights, operations
 
 
@@ -84,13 +84,15 @@ class ReverseKL:
         assert target.log_prob is not None
         if self.estimator.startswith("score_function"):
             return self._by_score(target, family, theta, noise)
-        x = family.rsample(theta, noise.normal)
         if self.estimator == "sticking_the_landing":
+            x = family.rsample(theta, noise.normal)
             return noise.mean(family.log_prob(theta.detach(), x) - target.log_prob(x))
+        x, log_q = sampled(family, theta, noise.normal)
         log_p, entropy = target.log_prob(x), family.entropy(theta)
         if entropy is not None:
             return -entropy - noise.mean(log_p)
-        return noise.mean(family.log_prob(theta, x) - log_p, family.weights(theta, noise.count))
+        log_q = family.log_prob(theta, x) if log_q is None else log_q
+        return noise.mean(log_q - log_p, family.weights(theta, noise.count))
 
     def _by_score(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:
         """The value, with the gradient of ``mean((f - baseline) log q)`` at fixed samples and f."""
@@ -145,8 +147,11 @@ class FromBothSides:
         """``(K,)``, always whole."""
         assert noise.uniform is not None and target.log_prob is not None
         of_p = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
-        of_q = family.rsample(theta, noise.normal)
-        at_p, at_q = (self.integrand(target.log_prob(x) - family.log_prob(theta, x)) for x in (of_p, of_q))
+        of_q, log_q = sampled(family, theta, noise.normal)
+        at_p = self.integrand(target.log_prob(of_p) - family.log_prob(theta, of_p))
+        log_p = target.log_prob(of_q)
+        log_q = family.log_prob(theta, of_q) if log_q is None else log_q
+        at_q = self.integrand(log_p - log_q)
         return noise.mean(at_p) + noise.mean(at_q, family.weights(theta, noise.count))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from experiments import randomness
-from experiments.adam import Adam
+from experiments.adam import SGD, Adam
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
 
@@ -50,16 +50,18 @@ def fit(
     steps: int,
     samples: int,
     learning_rate: Tensor,
+    optimizer: str = "adam",
     df: Tensor | None = None,
 ) -> Fit:
-    """Minimise the divergence by Adam from ``theta`` ``(K, P)``.
+    """Minimise the divergence from ``theta`` ``(K, P)``.
 
     Args:
         learning_rate: of each fit, ``(K,)``.
+        optimizer: ``adam`` or ``sgd``.
         df: degrees of freedom ``(K,)`` of targets that are sampled and have Student-t components.
     """
     theta = theta.clone()
-    adam = Adam([theta], learning_rate)
+    descent = {"adam": Adam, "sgd": SGD}[optimizer]([theta], learning_rate)
     active = torch.ones(len(theta), dtype=torch.bool, device=theta.device)
     steps_done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     kept = curve_steps(steps)
@@ -74,7 +76,7 @@ def fit(
         norm = gradient.norm(dim=1, keepdim=True)
         gradient = gradient * (LONGEST_GRADIENT / norm.clamp(min=LONGEST_GRADIENT))
         active &= torch.isfinite(gradient).all(dim=1) & torch.isfinite(loss.detach())
-        adam.step([gradient], rate=decay(step / steps), active=active)
+        descent.step([gradient], rate=decay(step / steps), active=active)
         steps_done += active
         if keep:
             curve[column] = loss.detach()

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import torch
+from scipy import special
+from torch import Tensor
 
-from experiments.kl_fit.families import GaussianMixture, StudentT
+from experiments.kl_fit.families import Flow, GaussianMixture, StudentT
 from experiments.metrics.density import MASS
+from experiments.metrics.partition import CHUNK
 from experiments.targets import Mixture
 
 
@@ -47,7 +50,8 @@ class Gaussians:
     def level(self) -> np.ndarray:
         """Log-density at the edge of the 95 % highest-density region, ``(K,)``."""
         peak = -0.5 * self.dim * math.log(2 * math.pi) - self.log_det
-        return np.asarray(peak - 0.5 * stats.chi2.ppf(MASS, self.dim))
+        half_quantile = special.gammaincinv(0.5 * self.dim, MASS)  # of chi2, whose module in scipy loads slowly
+        return np.asarray(peak - half_quantile)
 
     def sample(self, normal: np.ndarray) -> np.ndarray:
         """``mean + L z``, ``(K, D, N)``."""
@@ -85,7 +89,65 @@ class Mixtures:
         return self.each[k].mean, self.each[k].covariance, self.each[k].weights
 
 
-Fits = Gaussians | Mixtures
+@dataclass(frozen=True)
+class Flows:
+    """K flows in frames ``center + factor x``: parameters ``(K, P)``, centres ``(K, D)``, factors ``(K, D, D)``."""
+
+    family: Flow
+    theta: Tensor
+    center: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, family: Flow, theta: Tensor, center: np.ndarray, factor: np.ndarray) -> Flows:
+        """Of parameters ``(K, P)``, in float64 on any device."""
+        frames = (torch.as_tensor(part, device=theta.device) for part in (center, factor))
+        return cls(family, theta, *frames)
+
+    def __getitem__(self, block: slice) -> Flows:
+        # A copy: a product's last bits may depend on where its factors begin in memory.
+        return Flows(self.family, self.theta[block].clone(), self.center[block], self.factor[block])
+
+    @property
+    def healthy(self) -> np.ndarray:
+        """Which are finite, ``(K,)``."""
+        return np.asarray(torch.isfinite(self.theta).all(dim=1).cpu().numpy())
+
+    @property
+    def dim(self) -> int:
+        return self.family.dim
+
+    def sample(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples ``(K, D, N)`` from noise of that shape, and their log-density ``(K, N)``."""
+        parts = [self.family.rsample_and_log_prob(self.theta, z.contiguous()) for z in normal.split(CHUNK, dim=2)]
+        x, log_q = torch.cat([x for x, _ in parts], dim=2), torch.cat([log_q for _, log_q in parts], dim=1)
+        return torch.baddbmm(self.center.unsqueeze(2), self.factor, x), log_q - self._log_det
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of x ``(K, D, N)``, as ``(K, N)``."""
+        inverse = torch.as_tensor(lower_inverse(self.factor.cpu().numpy()), device=x.device)
+        framed = torch.bmm(inverse, x - self.center.unsqueeze(2))
+        parts = [self.family.log_prob(self.theta, part.contiguous()) for part in framed.split(CHUNK, dim=2)]
+        return torch.cat(parts, dim=1) - self._log_det
+
+    @property
+    def _log_det(self) -> Tensor:
+        """Of the frames, ``(K, 1)``."""
+        log_diagonal = np.log(np.einsum("kii->ki", self.factor.cpu().numpy()))
+        return torch.as_tensor(log_diagonal.sum(axis=1)[:, None], device=self.factor.device)
+
+
+Fits = Gaussians | Mixtures | Flows
+
+
+def lower_inverse(tril: np.ndarray) -> np.ndarray:
+    """Of lower-triangular matrices ``(K, D, D)``, row by row: LAPACK's last bits depend on alignment."""
+    inverse = np.zeros_like(tril)
+    for i in range(tril.shape[1]):
+        inverse[:, i] = -(tril[:, i, :i, None] * inverse[:, :i]).sum(axis=1)
+        inverse[:, i, i] += 1.0
+        inverse[:, i] /= tril[:, i, i, None]
+    return inverse
 
 
 def _is_proper(mixture: Mixture) -> bool:

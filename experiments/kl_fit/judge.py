@@ -12,31 +12,34 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.experiment import Cell
-from experiments.kl_fit.fits import Fits, Gaussians, Mixtures
-from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours
+from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
+from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
+from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
 
-DRAWS = 10_000  # of P and of Q, where the dimension is above one
+DRAWS = 10_000  # of P and of Q, where the dimension is above one, or Q a flow
+EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
 
 def judge(cells: Sequence[Cell], q: Fits, device: str) -> list[Judgement]:
-    """Of a block of cells, whose number is a multiple of 32."""
+    """Of a block of cells, in their order."""
     if isinstance(cells[0].target, Points):
         return [by_neighbours(cell, q[k : k + 1]) for k, cell in enumerate(cells)]
     with np.errstate(all="ignore"):  # diverged fits are judged with the others, and dropped
-        evaluations, samples = _evaluate(cells, q, device)
+        evaluations, x_q = _evaluate(cells, q, device)
     judged = []
-    for cell, evaluation, x in zip(cells, evaluations, samples, strict=True):
+    for cell, evaluation, x in zip(cells, evaluations, x_q, strict=True):
         value, error = _objective(cell.params, evaluation)
         metrics = {"objective": value, "objective_se": error} | dict(evaluation.metrics)
         for name in ("alpha", "alpha_se"):  # that is the objective's other name, and a parameter's
             metrics.pop(name, None)
-        judged.append(Judgement(metrics, x, {"coverage_method": "density"}, evaluation.modes))
+        moments = moments_of(x) if isinstance(q, Flows) else None
+        judged.append(Judgement(metrics, x[:KEPT_SAMPLES], {"coverage_method": "density"}, evaluation.modes, moments))
     return judged
 
 
@@ -57,6 +60,8 @@ def _alpha(cells: Sequence[Cell], device: str) -> Tensor | None:
 
 
 def _evaluate(cells: Sequence[Cell], q: Fits, device: str) -> tuple[list[Evaluation], np.ndarray]:
+    if isinstance(q, Flows):
+        return _flows_by_draws(cells, q, device)
     if isinstance(q, Mixtures):
         return (_mixtures_by_quadrature if q.dim == 1 else _mixtures_by_draws)(cells, q, device)
     return (_by_quadrature if q.dim == 1 else _by_draws)(cells, q, device)
@@ -76,17 +81,35 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
 def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple[list[Evaluation], np.ndarray]:
     targets = [cell.target for cell in cells]
     generators = _own_generators(cells, device)
-    x_p = StackedMixture.stack(targets, torch.float64, device).draw(DRAWS, generators)
+    x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
-    of_p, of_q = (Measure.of_draws(x, _log_prob(fits, x)) for x in (x_p, x_q))
-    evaluations = evaluate(targets, of_p, of_q, heavy_q=q.each[0].df is not None, alpha=_alpha(cells, device))
+    of_p, of_q = ((x, _log_prob(fits, x)) for x in (x_p, x_q))
+    evaluations = _padded(cells, of_p, of_q, heavy_q=q.each[0].df is not None)
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
+
+
+def _padded(
+    cells: Sequence[Cell], of_p: tuple[Tensor, Tensor], of_q: tuple[Tensor, Tensor], *, heavy_q: bool = False
+) -> list[Evaluation]:
+    """Of any number of cells, from draws ``(K, D, N)`` of P and of Q and Q's log-density there, ``(K, N)``."""
+    padded = [*cells, *[cells[-1]] * (-len(cells) % EVALUATED)]
+    rows = torch.arange(len(padded), device=of_p[0].device).clamp(max=len(cells) - 1)
+    p, q = (Measure.of_draws(x[rows], log_q[rows]) for x, log_q in (of_p, of_q))
+    targets = [cell.target for cell in padded]
+    return evaluate(targets, p, q, heavy_q=heavy_q, alpha=_alpha(padded, str(rows.device)))[: len(cells)]
 
 
 def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
     """Some points at a time: the ``(K, M, N)`` tensors of many components then stay in the cache."""
     return torch.cat([fits.log_prob(part.contiguous()) for part in x.split(CHUNK, dim=2)], dim=1)
+
+
+def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:
+    generators = _generators(cells, device)
+    x_p = StackedMixture.stack([cell.target for cell in cells], torch.float64, device).draw(DRAWS, generators)
+    of_q = q.sample(randomness.normal((q.dim, DRAWS), generators, torch.float64))
+    return _padded(cells, (x_p, q.log_prob(x_p)), of_q), of_q[0].transpose(1, 2).cpu().numpy()
 
 
 def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
@@ -101,13 +124,13 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
 def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:
     targets = [cell.target for cell in cells]
     generators = _generators(cells, device)
-    x_p = StackedMixture.stack(targets, torch.float64, device).draw(DRAWS, generators)
+    x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     normal = randomness.normal((q.dim, DRAWS), generators, torch.float64)
     mean, tril = (torch.as_tensor(part, device=device) for part in (q.mean, q.tril))
     peak = torch.as_tensor(-0.5 * q.dim * math.log(2 * math.pi) - q.log_det, device=device).unsqueeze(1)
     x_q = torch.baddbmm(mean.unsqueeze(2), tril, normal)
     log_q_at_q = peak - 0.5 * _squared_norm(normal)
-    inverse = torch.as_tensor(_inverse(q.tril), device=device)
+    inverse = torch.as_tensor(lower_inverse(q.tril), device=device)
     log_q_at_p = peak - 0.5 * _squared_norm(torch.bmm(inverse, x_p - mean.unsqueeze(2)))
     evaluations = evaluate(
         targets,
@@ -124,16 +147,6 @@ def _squared_norm(x: Tensor) -> Tensor:
     for part in x.unbind(1)[1:]:
         total.addcmul_(part, part)
     return total
-
-
-def _inverse(tril: np.ndarray) -> np.ndarray:
-    """Of lower-triangular matrices ``(K, D, D)``, row by row: LAPACK's last bits depend on alignment."""
-    inverse = np.zeros_like(tril)
-    for i in range(tril.shape[1]):
-        inverse[:, i] = -(tril[:, i, :i, None] * inverse[:, :i]).sum(axis=1)
-        inverse[:, i, i] += 1.0
-        inverse[:, i] /= tril[:, i, i, None]
-    return inverse
 
 
 def _own_generators(cells: Sequence[Cell], device: str) -> list[torch.Generator]:

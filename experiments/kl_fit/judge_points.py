@@ -12,22 +12,27 @@ import torch
 from experiments import randomness
 from experiments.experiment import Cell
 from experiments.kl_fit.families import family, frame_shape
-from experiments.kl_fit.fits import Fits, Mixtures
+from experiments.kl_fit.fits import Fits, Flows, Mixtures
 from experiments.kl_fit.start import Frame
 from experiments.metrics.neighbours import MOST_POINTS, precision_recall, standard_error
 from experiments.stacked_mixture import StackedMixture
 
 KEPT_SAMPLES = 200
+DRAWS_OF_MOMENTS = 10_000  # by which a flow's mean and covariance are known
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is reported of one fit; ``loss_offset`` takes the training loss to the target's own units."""
+    """What is reported of one fit; ``loss_offset`` takes the training loss to the target's own units.
+
+    ``moments`` are the mean and the covariance of a flow's draws; other fits know their own.
+    """
 
     metrics: Mapping[str, float]
     samples: np.ndarray
     labels: Mapping[str, str]
     modes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    moments: tuple[np.ndarray, np.ndarray] | None = None
     loss_offset: float = 0.0
 
 
@@ -41,7 +46,7 @@ def by_neighbours(cell: Cell, q: Fits) -> Judgement:
     kept = points
     if n < len(points):
         kept = points[torch.randperm(len(points), generator=generator)[:n].numpy()]
-    samples = _samples(q, max(n, KEPT_SAMPLES), generator)
+    samples = _samples(q, max(n, KEPT_SAMPLES, DRAWS_OF_MOMENTS if isinstance(q, Flows) else 0), generator)
     # Columns in seconds and in metres must weigh alike: distances are taken between standardised points.
     precision, recall = precision_recall(frame.points(kept), frame.points(samples[:n]))
     cross_entropy = float(losses.mean())
@@ -56,12 +61,21 @@ def by_neighbours(cell: Cell, q: Fits) -> Judgement:
         "cross_entropy": cross_entropy,
         "cross_entropy_se": error,
     }
-    offset = Frame.of(cell.target, frame_shape(family(cell.params, q.dim))).log_det
-    return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, loss_offset=offset)
+    shape = frame_shape(family(cell.params, q.dim))
+    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
+    moments = moments_of(samples) if isinstance(q, Flows) else None
+    return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, moments=moments, loss_offset=offset)
+
+
+def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of draws ``(n, D)``."""
+    return x.mean(axis=0), np.atleast_2d(np.cov(x.T))
 
 
 def _losses(q: Fits, points: np.ndarray) -> np.ndarray:
     """Minus log-density of the one fit at points ``(n, D)``."""
+    if isinstance(q, Flows):
+        return -q.log_prob(torch.as_tensor(points.T.copy()).unsqueeze(0))[0].numpy()
     if isinstance(q, Mixtures):
         x = torch.as_tensor(points.T.copy()).unsqueeze(0)
         return -StackedMixture.stack(q.each, torch.float64).log_prob(x)[0].numpy()
@@ -73,5 +87,7 @@ def _samples(q: Fits, n: int, generator: torch.Generator) -> np.ndarray:
     """Of the one fit, ``(n, D)``."""
     if isinstance(q, Mixtures):
         return StackedMixture.stack(q.each, torch.float64).draw(n, [generator])[0].T.numpy()
-    normal = torch.randn(q.dim, n, generator=generator, dtype=torch.float64).numpy()
-    return q.sample(normal)[0].T
+    normal = torch.randn(q.dim, n, generator=generator, dtype=torch.float64)
+    if isinstance(q, Flows):
+        return q.sample(normal.unsqueeze(0))[0][0].T.numpy()
+    return q.sample(normal.numpy())[0].T

@@ -10,7 +10,7 @@ import torch
 from scipy import linalg
 
 from experiments.kl_fit.families import Shape
-from experiments.targets import Mixture, Points, Target
+from experiments.targets import Analytic, Mixture, Target
 
 
 class Start(Protocol):
@@ -20,6 +20,8 @@ class Start(Protocol):
     def init(self) -> str: ...
     @property
     def init_scale(self) -> float: ...
+    @property
+    def init_loc(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Frame:
             variance = np.full_like(variance, variance.mean())
         return cls(mean, np.diag(np.sqrt(variance)))
 
+    @classmethod
+    def own(cls, target: Target) -> Frame:
+        """The target's own coordinates."""
+        return cls(np.zeros(target.dim), np.eye(target.dim))
+
     @property
     def log_det(self) -> float:
         """What log-densities in the frame exceed those in the target's own units by."""
@@ -58,13 +65,18 @@ class Frame:
         inverse = linalg.solve_triangular(self.factor, np.eye(len(self.center)), lower=True)
         return np.asarray(inverse @ covariance @ inverse.T)
 
-    def mixture(self, target: Mixture) -> Mixture:
+    def seen(self, target: Mixture | Analytic) -> Mixture | Analytic:
+        """The target in the frame."""
+        if isinstance(target, Analytic):
+            return replace(target, center=self.center, factor=self.factor)
         covariances = np.stack([self.covariance(covariance) for covariance in target.covariances])
         return replace(target, means=self.points(target.means), covariances=covariances)
 
 
 def moments(target: Target) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance; of a target whose variance is infinite, those of its scale matrices."""
+    if isinstance(target, Analytic):
+        return target.mean, target.spread
     if isinstance(target, Mixture) and target.df is not None and target.df <= 2:
         target = replace(target, df=None)
     return target.mean, target.covariance
@@ -82,11 +94,13 @@ def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[
             normal = torch.randn(target.dim, generator=generator, dtype=torch.float64).numpy()
             mean = mean + np.linalg.cholesky(covariance) @ normal
         covariance = narrowest(target)
+    if params.init_loc is not None:
+        mean = np.full(target.dim, params.init_loc)
     return mean, covariance * params.init_scale**2
 
 
 def narrowest(target: Target) -> np.ndarray:
-    """Covariance of the component of least volume; points have no components, and get a tenth of their widths."""
-    if isinstance(target, Points):
-        return 0.01 * np.diag(np.diag(target.covariance))
+    """Covariance of the component of least volume; what has no components gets a tenth of its widths."""
+    if not isinstance(target, Mixture):
+        return 0.01 * np.diag(np.diag(moments(target)[1]))
     return np.asarray(target.covariances[np.argmin(np.linalg.slogdet(target.covariances)[1])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from experiments.metrics import importance, modes
 from experiments.metrics.estimate import Estimate, expectation
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
-from experiments.targets import Mixture
+from experiments.targets import Analytic, Mixture
 
 MASS = 0.95  # of a highest-density region
+ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
 
 __all__ = ["Evaluation", "Measure", "evaluate"]
@@ -49,7 +51,7 @@ class _Both:
 
 
 def evaluate(
-    targets: Sequence[Mixture],
+    targets: Sequence[Any],
     p: Measure,
     q: Measure,
     *,
@@ -69,6 +71,10 @@ def evaluate(
         heavy_q: whether -log q grows like a logarithm, so that it has a mean under every P.
         alpha: ``(K, 1)``; asks for the alpha divergences too, reported as ``alpha``.
     """
+    if isinstance(targets[0], Analytic):
+        from experiments.metrics.formula import evaluate_analytic  # made of this module's parts
+
+        return evaluate_analytic(targets, p, q, level_q=level_q, heavy_q=heavy_q, alpha=alpha)
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
     masses = _masses(of_p.tally, of_q.tally)
@@ -117,14 +123,23 @@ def _region(
     side: _Both, log_density: Tensor, own: Measure, log_density_of_own: Tensor, level: Tensor | None
 ) -> Estimate:
     """One side's mass inside the other's 95 % highest-density region, over 0.95, at most 1."""
-    noise = 0.0
+    noise: Tensor | float = 0.0
     if level is None:
-        draws = log_density_of_own.shape[1]
-        level = log_density_of_own.kthvalue(draws - math.ceil(MASS * draws) + 1, dim=1).values
-        # The level moves with the draws that it was read from: their own binomial error.
-        noise = 0.0 if own.exact else MASS * (1 - MASS) / draws
+        level = _level(log_density_of_own, MASS)
+        if not own.exact:
+            # The level moves with the draws that it was read from by their binomial error, and with it as much of
+            # this side's mass as lies beside the edge: more than of the other's own where this side is the denser.
+            wide, narrow = (_level(log_density_of_own, mass).unsqueeze(1) for mass in (MASS + ASIDE, MASS - ASIDE))
+            beside = side.expectation(((log_density >= wide) & (log_density < narrow)).double()).value / (2 * ASIDE)
+            noise = beside.square() * (MASS * (1 - MASS) / log_density_of_own.shape[1])
     inside = side.expectation((log_density >= level.unsqueeze(1)).double())
     return Estimate((inside.value / MASS).clamp(max=1.0), (inside.variance + noise) / MASS**2)
+
+
+def _level(log_density: Tensor, mass: float) -> Tensor:
+    """What the log-density of that share of its own draws ``(K, N)`` is above, ``(K,)``."""
+    draws = log_density.shape[1]
+    return log_density.kthvalue(max(1, draws - math.ceil(mass * draws) + 1), dim=1).values
 
 
 def _masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 NEIGHBOURS = 5
 MOST_POINTS = 2000  # of either sample
@@ -31,6 +30,8 @@ def _share_inside(points: np.ndarray, centers: np.ndarray, k: int) -> float:
     k = min(k, len(centers) - 1)
     if k < 1:
         return math.nan
+    from scipy.spatial import cKDTree  # where every density is known, workers start sooner without it
+
     radii = cKDTree(centers).query(centers, k=[k + 1])[0][:, 0]  # each is its own nearest neighbour
     tree = cKDTree(points)
     inside = np.zeros(len(points), dtype=bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from experiments.stacked_mixture import StackedMixture, shares
@@ -73,7 +73,7 @@ class Tally:
 
 def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     """One pass over the points of a measure; see ``Tally``."""
-    limit = float(stats.chi2.ppf(ELLIPSE, mixture.dim))
+    limit = 2 * float(special.gammaincinv(0.5 * mixture.dim, ELLIPSE))  # quantile of chi2; scipy.stats loads slowly
     shape = mixture.log_weights.amax(dim=1, keepdim=True)
     padding = mixture.log_weights == -torch.inf
     equal = ((mixture.log_weights == shape) | padding).all(dim=1)

@@ -1,8 +1,9 @@
-"""Targets: what is fitted. A `Mixture` knows its density, a `Points` only samples."""
+"""Targets: what is fitted. A `Mixture` and an `Analytic` know their density, a `Points` only samples."""
 
+from experiments.targets.analytic import Analytic
 from experiments.targets.mixture import Mixture
 from experiments.targets.points import Points
 
-Target = Mixture | Points
+Target = Mixture | Points | Analytic
 
-__all__ = ["Mixture", "Points", "Target"]
+__all__ = ["Analytic", "Mixture", "Points", "Target"]

@@ -12,7 +12,7 @@ from experiments.targets.mixture import Mixture
 from experiments.targets.point_file import nearest, read_points
 from experiments.targets.points import Points
 
-MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "df", "unit", "about")
+MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "correlation", "dim", "df", "unit", "about")
 FILE_KEYS = ("file", "columns", "unit", "about")
 SUM_TOLERANCE = 1e-6
 
@@ -21,7 +21,9 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
     """The target that a mapping from a sweep file describes.
 
     A mixture has ``weights (M,)``, ``means (M, D)``, ``covariances (M, D, D)`` (or, without correlation,
-    ``standard_deviations (M, D)``) and, for Student-t components, ``df``. A file of points has ``file``
+    ``standard_deviations (M, D)``, and with one between any two coordinates also ``correlation``) and, for
+    Student-t components, ``df``. With ``dim``, each mean and deviation is one number for all coordinates. A
+    file of points has ``file``
     (csv with a header, parquet or npy; a relative path starts at ``folder``) and, to choose among its
     columns, ``columns``. Both may have a ``unit`` and a line ``about``.
 
@@ -47,6 +49,8 @@ def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) ->
         )
     if len(spread) != 1:
         raise ValueError("give either covariances (M matrices) or standard_deviations (M lists of D numbers)")
+    if spread == ["covariances"] and (extra := [key for key in ("correlation", "dim") if key in definition]):
+        raise ValueError(f"{extra[0]} belongs to standard_deviations; covariances say everything")
     weights = _weights(_array(definition, "weights", 1, "[0.7, 0.3]"))
     means = _array(definition, "means", 2, "[[-3.0], [3.0]] in one dimension, [[0, 1], [2, 3]] in two")
     if spread == ["covariances"]:
@@ -55,7 +59,10 @@ def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) ->
         deviations = _array(definition, "standard_deviations", 2, "[[1.0], [2.0]] in one dimension")
         if not (deviations > 0).all():
             raise ValueError("standard_deviations must all be positive")
-        covariances = deviations[:, :, None] ** 2 * np.eye(deviations.shape[1])
+        means, deviations = (
+            _repeated(part, definition.get("dim"), key) for part, key in ((means, "means"), (deviations, spread[0]))
+        )
+        covariances = _correlated(deviations, definition.get("correlation", 0))
     count, dim = means.shape
     if len(weights) != count:
         raise ValueError(f"{len(weights)} weights for {count} means: each component has one of both")
@@ -66,6 +73,26 @@ def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) ->
         )
     _check_covariances(covariances)
     return Mixture(name, weights, means, covariances, _df(definition.get("df")), unit, about)
+
+
+def _repeated(numbers: np.ndarray, dim: Any, key: str) -> np.ndarray:
+    """``(M, 1)`` as ``(M, dim)``; as it is without a dim."""
+    if dim is None:
+        return numbers
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"dim must be a whole number from 1 on, got {dim!r}")
+    if numbers.shape[1] != 1:
+        raise ValueError(f"{key}: with dim {dim}, each is a list of one number, which holds for all coordinates")
+    return np.repeat(numbers, dim, axis=1)
+
+
+def _correlated(deviations: np.ndarray, correlation: Any) -> np.ndarray:
+    """Covariances ``(M, D, D)`` with one correlation between any two coordinates."""
+    if isinstance(correlation, bool) or not isinstance(correlation, int | float) or not -1 < correlation < 1:
+        raise ValueError(f"correlation must lie between -1 and 1, got {correlation!r}")
+    dim = deviations.shape[1]
+    matrix = correlation + (1 - correlation) * np.eye(dim)
+    return deviations[:, :, None] * deviations[:, None, :] * matrix
 
 
 def _weights(weights: np.ndarray) -> np.ndarray:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.targets.mixture import Mixture
+from experiments.targets import Analytic, Mixture, Points, Target, drawn
+from experiments.targets.forms import Funnel, ManyWell
+from experiments.targets.planar import Rings, TwoMoons, TwoRings
 from experiments.targets.point_file import read_points
-from experiments.targets.points import Points
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -157,6 +158,31 @@ _MIXTURES: Mapping[str, Mixture] = {
     ),
 }
 
+_LATER: Mapping[str, Callable[[], Mixture | Analytic]] = {
+    "ring8_wide": lambda: _round(_circle(8, 2.0), 0.02, "8 needles on a circle of radius 2, sd 0.02"),
+    "gmm40_jax": lambda: drawn.gmm40_jax(2),
+    "gmm40_jax50": lambda: drawn.gmm40_jax(50),
+    "mog10_jax": drawn.mog10_jax,
+    "student_t_jax": drawn.student_t_jax,
+    "gmmvi_gmm20": lambda: drawn.gmmvi_gaussians(20),
+    "gmmvi_gmm100": lambda: drawn.gmmvi_gaussians(100),
+    "gmmvi_stm20": lambda: drawn.gmmvi_student_t(20),
+    "rings": lambda: Analytic(
+        "", Rings(), about="a disc within rings, cos r + 1.001 (targets/rings.py of Blessing et al. 2024)"
+    ),
+    "two_rings": lambda: Analytic("", TwoRings(), about="rings of radius 1 and 2, sd 1/8 (normflows)"),
+    "two_moons": lambda: Analytic("", TwoMoons(), about="two crescents that face each other (normflows)"),
+    "funnel2": lambda: Analytic("", Funnel(2), about="Neal's funnel in the plane: a neck and a mouth"),
+    "funnel10": lambda: Analytic(
+        "", Funnel(10), about="Neal's funnel (Neal 2003): one mode, widths from e^-4.5 to e^4.5 within 3 sd"
+    ),
+    "double_well": lambda: Analytic("", ManyWell(2), about="a heavy and a light well: two coordinates of many_well32"),
+    "many_well32": lambda: Analytic(
+        "", ManyWell(32), about="16 double wells, 65,536 modes (Midgley et al. 2023, FAB, arXiv 2208.01893)"
+    ),
+}
+"""Targets that take a moment to make, or are no mixtures: made when they are asked for."""
+
 _FAITHFUL = "of Old Faithful, 272 of them, bimodal and real (Azzalini & Bowman 1990; Haerdle 1991)"
 
 _POINTS: Mapping[str, Callable[[str], Points]] = {
@@ -175,10 +201,12 @@ _POINTS: Mapping[str, Callable[[str], Points]] = {
     ),
 }
 
-NAMES = (*_MIXTURES, *_POINTS)
+NAMES = (*_MIXTURES, *_LATER, *_POINTS)
 
 
 @cache
-def target(name: str) -> Mixture | Points:
+def target(name: str) -> Target:
     """The shipped target of that name, always the same object; KeyError if there is none."""
-    return replace(_MIXTURES[name], name=name) if name in _MIXTURES else _POINTS[name](name)
+    if name in _POINTS:
+        return _POINTS[name](name)
+    return replace(_MIXTURES[name] if name in _MIXTURES else _LATER[name](), name=name)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.closed_forms import kl_gaussians
-from experiments.targets import Mixture, Target
+from experiments.closed_forms import kl_gaussians, reverse_kl_funnel
+from experiments.targets import Analytic, Mixture, Target
+from experiments.targets.forms import Funnel
 from experiments.truth.cache import optima
 from experiments.truth.divergence import Divergence
 from experiments.truth.labels import labels
@@ -71,6 +72,8 @@ def certify(
     forward, reverse = divergence.kl_weights
     if forward and not reverse:
         return [_of_forward(known[0], m, t @ t.T) for m, t in zip(*q, strict=True)]
+    if isinstance(target, Analytic):
+        return [_of_funnel(known[0], target, *fit) for fit in zip(*q, strict=True)]
     if not isinstance(target, Mixture) or target.dim > 2:
         return [_closed(known[0], target, divergence, *fit) for fit in zip(*q, strict=True)]
     value = _values(target, family, divergence, q)
@@ -88,6 +91,13 @@ def _of_forward(best: Optimum, mean: np.ndarray, covariance: np.ndarray) -> Cert
     return Certificate(best.value, gap, best.label, gap <= CONVERGED)
 
 
+def _of_funnel(best: Optimum, target: Analytic, mean: np.ndarray, tril: np.ndarray) -> Certificate:
+    """Of reverse KL among Gaussians without correlation, whose one optimum has a closed form."""
+    assert isinstance(target.form, Funnel) and best.value is not None
+    gap = reverse_kl_funnel(mean, np.diag(tril) ** 2, target.form.neck_variance) - best.value
+    return Certificate(best.value, gap, best.label, gap <= CONVERGED)
+
+
 def _closed(best: Optimum, target: Target, divergence: Divergence, mean: np.ndarray, tril: np.ndarray) -> Certificate:
     """A Gaussian target in many dimensions: of other divergences than KLs only the optimum is known."""
     assert isinstance(target, Mixture) and best.value is not None
@@ -102,7 +112,7 @@ def _closed(best: Optimum, target: Target, divergence: Divergence, mean: np.ndar
 def _values(target: Mixture, family: Family, divergence: Divergence, q: Stack) -> np.ndarray:
     """To about 1e-6 nats; for a Gaussian over modes many widths apart to about a thousandth."""
     level = 2 if target.dim == 1 else 1
-    return Objective(target, divergence, SHAPES[family], level)(q)[0]
+    return Objective(target, divergence, SHAPES[family], level).values(q)
 
 
 def _reached(

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from experiments.targets import Mixture
+from experiments.targets import Analytic, Mixture
 
 Name = Literal["forward_kl", "reverse_kl", "jeffreys", "jensen_shannon", "alpha", "mixed"]
 
@@ -73,7 +73,7 @@ class Divergence:
         scale = 1.0 / (a * (1.0 - a))
         return scale * (a * p + (1 - a) * q - power), scale * ((2 * a - 1) * p * q - (a - p) * power)
 
-    def refuse(self, target: Mixture) -> None:
+    def refuse(self, target: Mixture | Analytic) -> None:
         """Raise ValueError where no Gaussian has a finite divergence from the target."""
         heavy = target.df is not None and (
             (target.df <= 2 and self.kl_weights[0] > 0) or (self.name == "alpha" and self.alpha > 1)

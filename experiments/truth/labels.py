@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from experiments.targets import Mixture
 from experiments.truth.nodes import normal_nodes, student_nodes
@@ -38,7 +38,7 @@ def kept(target: Mixture, q: Stack) -> np.ndarray:
     z, weight = normal_nodes(d, 0) if target.df is None else student_nodes(d, 0, target.df)
     factors = np.linalg.cholesky(target.covariances)
     x = target.means[:, None] + np.einsum("mij,nj->mni", factors, z)
-    limit = stats.chi2.ppf(REGION, d)
+    limit = 2 * special.gammaincinv(0.5 * d, REGION)  # quantile of chi2
     rows = []
     for m, lower in zip(mean, np.linalg.inv(tril), strict=True):
         inside = (((x - m) @ lower.T) ** 2).sum(axis=2) <= limit

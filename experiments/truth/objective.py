@@ -79,6 +79,21 @@ class Objective:
         bad = ~np.isfinite(value) | ~np.isfinite(gradient).all(axis=1) | ~self._is_finite(q)
         return np.where(bad, np.inf, value), np.where(bad[:, None], 0.0, gradient)
 
+    def values(self, q: Stack) -> np.ndarray:
+        """The values ``(S,)`` alone, the same to the last bit, at half the cost."""
+        forward, reverse = self.divergence.kl_weights
+        parts = []
+        with np.errstate(all="ignore"):
+            if forward:
+                parts.append(self._forward(q, forward)[0])
+            if reverse or self.divergence.has_rest:
+                _, u = self._log_ratio(q, score=False)
+                parts.append(self._integrand(u, reverse)[0] @ normal_nodes(self.target.dim, self.level)[1])
+            if self.divergence.has_rest:
+                parts.append(self._under_p(q)[0])
+        value = sum(parts)
+        return np.where(np.isfinite(value) & self._is_finite(q), value, np.inf)
+
     def _forward(self, q: Stack, weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Forward KL needs only P's moments and entropy."""
         mean, tril = q
@@ -92,20 +107,32 @@ class Objective:
 
     def _under_q(self, q: Stack, weight: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sums over Q's nodes, which move with it: the reparameterization gradient, without noise."""
+        _, tril = q
+        z, w = normal_nodes(self.target.dim, self.level)
+        score, u = self._log_ratio(q, score=True)
+        value, slope = self._integrand(u, weight)
+        pull = np.einsum("sn,sni->sni", slope * w, score) @ tril
+        by_factor = np.einsum("sni,nj->sij", pull, z) + (slope @ w)[:, None, None] * np.eye(self.target.dim)
+        return value @ w, pull.sum(axis=1), by_factor
+
+    def _log_ratio(self, q: Stack, score: bool) -> tuple[np.ndarray, np.ndarray]:
+        """P's score ``(S, n, D)``, if asked for, and log p - log q ``(S, n)`` at Q's nodes."""
         mean, tril = q
         s, d = mean.shape
-        z, w = normal_nodes(d, self.level)
+        z, _ = normal_nodes(d, self.level)
         x = mean[:, None] + np.einsum("sij,nj->sni", tril, z)
-        log_p, score = (v.reshape(s, len(z), -1) for v in log_prob_and_score(self.target, x.reshape(-1, d)))
+        log_p, slope = log_prob_and_score(self.target, x.reshape(-1, d), score)
         log_norm = _log_det(tril) + 0.5 * d * math.log(2 * math.pi)
-        u = log_p[:, :, 0] + 0.5 * (z**2).sum(axis=1) + log_norm[:, None]
+        u = log_p.reshape(s, -1) + 0.5 * (z**2).sum(axis=1) + log_norm[:, None]
+        return slope.reshape(s, -1, d), u
+
+    def _integrand(self, u: np.ndarray, weight: float) -> tuple[np.ndarray, np.ndarray]:
+        """What is summed over Q's nodes, and its derivative by u."""
         value, slope = -weight * u, np.full_like(u, -weight)
         if self.divergence.has_rest:
             rest, rest_slope = self.divergence.rest(u)
             value, slope = value + rest, slope + rest_slope
-        pull = np.einsum("sn,sni->sni", slope * w, score) @ tril
-        by_factor = np.einsum("sni,nj->sij", pull, z) + (slope @ w)[:, None, None] * np.eye(d)
-        return value @ w, pull.sum(axis=1), by_factor
+        return value, slope
 
     def _under_p(self, q: Stack) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sums over P's nodes, which stay."""

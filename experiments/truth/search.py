@@ -11,11 +11,13 @@ from experiments.closed_forms import (
     Shape,
     entropy_gaussian,
     entropy_student_t,
+    funnel_mean_field,
     kl_gaussians,
     mixed_optimum,
     restrict,
 )
-from experiments.targets import Mixture, Points, Target
+from experiments.targets import Analytic, Mixture, Points, Target
+from experiments.targets.forms import Funnel
 from experiments.truth.descent import Descended, descend, lowest_curvature
 from experiments.truth.divergence import Divergence
 from experiments.truth.labels import labels
@@ -69,6 +71,8 @@ def search(target: Target, family: Family, divergence: Divergence) -> tuple[Opti
     if isinstance(target, Points):
         return _of_points(target, shape, divergence)
     divergence.refuse(target)
+    if isinstance(target, Analytic):
+        return _of_formula(target, shape, divergence)
     known = _closed(target, shape, divergence)
     if known:
         return known
@@ -92,6 +96,19 @@ def _of_points(target: Points, shape: Shape, divergence: Divergence) -> tuple[Op
         return ()
     covariance = restrict(target.covariance, shape)
     return (_optimum(entropy_gaussian(covariance), 0.0, "covering", target.mean, covariance),)
+
+
+def _of_formula(target: Analytic, shape: Shape, divergence: Divergence) -> tuple[Optimum, ...]:
+    """Forward KL's, by moments; reverse KL's where it has a closed form: the mean field of a funnel."""
+    if divergence.kl_weights == (1.0, 0.0):
+        covariance = restrict(target.covariance, shape)
+        value, error = target.entropy
+        return (_optimum(entropy_gaussian(covariance) - value, error, "covering", target.mean, covariance),)
+    if divergence.kl_weights == (0.0, 1.0) and shape == "diagonal" and isinstance(target.form, Funnel):
+        best = funnel_mean_field(target.dim, target.form.neck_variance)
+        covariance = np.diag([best.neck, *[best.rest] * (target.dim - 1)])
+        return (_optimum(-best.elbo, 0.0, "covering", np.zeros(target.dim), covariance),)
+    return ()
 
 
 def _closed(target: Mixture, shape: Shape, divergence: Divergence) -> tuple[Optimum, ...]:

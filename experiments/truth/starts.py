@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from scipy.cluster import hierarchy
-from scipy.spatial import distance
 
 from experiments.closed_forms import Shape, mixture_moments, restrict
 from experiments.targets import Mixture
@@ -30,6 +28,9 @@ def groups(target: Mixture) -> list[tuple[int, ...]]:
     if target.dim == 1 and m <= FEW_IN_LINE:
         order = np.argsort(target.means[:, 0]).tolist()
         return [tuple(sorted(order[i:j])) for i in range(m) for j in range(i + 1, m + 1)]
+    from scipy.cluster import hierarchy  # most workers find every optimum in the cache, and start sooner without it
+    from scipy.spatial import distance
+
     width = np.sqrt(np.einsum("kii->k", target.covariances) / target.dim)
     pairs = distance.pdist(target.means)
     # In units of the two modes' own widths, as in a pooled variance.

@@ -12,7 +12,7 @@ from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
 from experiments.metrics import DENSITY_METRICS
 from experiments.metrics import LABELS as METRIC_LABELS
-from experiments.targets import Points, Target
+from experiments.targets import Analytic, Points, Target
 
 NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
 
@@ -133,6 +133,9 @@ def batch_key(params: Params, target: Target) -> Hashable:
     """Shapes and operations; noise, weights, warm-up, learning rates, coordinates and seeds are tensors."""
     if isinstance(target, Points):
         kind: Hashable = ("points", len(target.values))
+    elif isinstance(target, Analytic):
+        # A stack sees its formula in one set of coordinates.
+        kind = (target.digest, params.standardise)
     else:
         # Mixtures are padded to a power of two components.
         kind = ((target.modes - 1).bit_length(), target.df is None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments.experiment import Cell, Outcome
-from experiments.stacked_mixture import StackedMixture
+from experiments.stacked_analytic import stack
 from experiments.targets import Points
 from experiments.vae import widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
@@ -89,7 +89,7 @@ def _data(views: Views, chunk: int, dtype: torch.dtype, device: str) -> Iterator
     if isinstance(views.targets[0], Points):
         rows = _point_sets(views, dtype, device)
         return resampled(rows, params.batch_size, chunk, streams)
-    mixture = StackedMixture.stack(views.targets, dtype, device)
+    mixture = stack(views.targets, dtype, device)
     if params.train_size is None:
         return fresh(mixture, params.batch_size, chunk, streams)
     return resampled(list(mixture.draw(params.train_size, streams).mT), params.batch_size, chunk, streams)

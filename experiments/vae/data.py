@@ -12,8 +12,9 @@ from torch import Tensor
 
 from experiments.experiment import Cell
 from experiments.randomness import Stream, generators, normal, shared_generators, uniform
+from experiments.stacked_analytic import StackedAnalytic
 from experiments.stacked_mixture import StackedMixture
-from experiments.targets import Points, Target
+from experiments.targets import Analytic, Points, Target
 from experiments.vae import NOISE_CHUNK
 
 
@@ -42,6 +43,8 @@ def into(target: Target, to: Coordinates) -> Target:
     """The target as it is seen in these training coordinates."""
     if isinstance(target, Points):
         return replace(target, values=(target.values - to.shift) / to.scale)
+    if isinstance(target, Analytic):
+        return replace(target, center=to.shift, factor=np.diag(to.scale))
     return replace(
         target,
         means=(target.means - to.shift) / to.scale,
@@ -97,9 +100,9 @@ def noise(
 
 
 def fresh(
-    mixture: StackedMixture, batch_size: int, chunk: int, generators: Sequence[torch.Generator]
+    mixture: StackedMixture | StackedAnalytic, batch_size: int, chunk: int, generators: Sequence[torch.Generator]
 ) -> Iterator[Tensor]:
-    """Endless chunks of new samples of the mixtures, ``(K, D, C, N)``."""
+    """Endless chunks of new samples of the targets, ``(K, D, C, N)``."""
     while True:
         points = mixture.draw(chunk * batch_size, generators)
         yield points.view(*points.shape[:2], chunk, batch_size)

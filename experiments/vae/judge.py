@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.neighbours import precision_recall, standard_error
 from experiments.randomness import normal
-from experiments.stacked_mixture import StackedMixture
+from experiments.stacked_analytic import stack
 from experiments.targets import Mixture, Points
 from experiments.vae.bound import Posterior, bound_metrics
 from experiments.vae.data import Views, coordinates, split
@@ -80,7 +80,7 @@ def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tens
     """
     first = views.targets[0]
     if not isinstance(first, Points):
-        return StackedMixture.stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators), DRAWS
+        return stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators), DRAWS
     rows = [
         split(target, cell.params.train_size, cell.seed)[1][:DRAWS].T
         for cell, target in zip(views.cells, views.targets, strict=True)

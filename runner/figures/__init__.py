@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runner.figures import axes, coverage_sharpness, curves, samples
+from runner.figures import axes, coverage_sharpness, curves, lines, maps, samples
 from runner.figures.study import Study, read_study
 from runner.figures.style import RC
 from runner.store.files import replacing
@@ -15,6 +15,8 @@ DPI = 150
 
 FIGURES = {
     "coverage_sharpness": {"title": "Coverage against sharpness", "caption": coverage_sharpness.CAPTION},
+    "lines": {"title": "Along an axis", "caption": lines.CAPTION},
+    "maps": {"title": "Two axes at once", "caption": maps.CAPTION},
     "axes": {"title": "Axis by axis", "caption": axes.CAPTION},
     "samples": {"title": "What the fits look like", "caption": samples.CAPTION},
     "curves": {"title": "Training", "caption": curves.CAPTION},
@@ -37,6 +39,8 @@ def write_figures(folder: Path, study: Study | None = None) -> list[Path]:
     study = study or read_study(folder)
     drawings: dict[str, Callable[[], Any]] = {
         "coverage_sharpness": lambda: coverage_sharpness.draw(study.views),
+        "lines": lambda: lines.draw(study.views),
+        "maps": lambda: maps.draw(study.views),
         "axes": lambda: axes.draw(study.views),
         "samples": lambda: samples.draw(folder, study.views),
         "curves": lambda: curves.draw(folder, study.views),

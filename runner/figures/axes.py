@@ -117,20 +117,33 @@ def _panel(panel: Any, view: View, axis: Axis, measure: str) -> None:
     panel.set_xlabel(axis.label)
     if measure in QUESTION:
         panel.set(ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
-    _ticks(panel, axis)
+    ticks(panel, axis)
 
 
-def _ticks(panel: Any, axis: Axis) -> None:
+def ticks(panel: Any, axis: Axis, most: int = MOST_TICKS) -> None:
+    """Place and name an axis's levels along x."""
     if axis.logarithmic:
-        logarithmic(panel)
-    if axis.ordinal or len(axis.levels) <= MOST_TICKS:
-        shown = axis.extremes(MOST_TICKS)
+        logarithmic(panel, span=axis.levels[-1] / axis.levels[0])
+    if axis.ordinal or len(axis.levels) <= most:
+        shown = _apart(axis, axis.extremes(most))
         panel.set_xticks([axis.position(level) for level in shown], [shorten(word(v), 20) for v in shown])
     if axis.ordinal:
         panel.set_xlim(-0.5, len(axis.levels) - 0.5)
         letters = sum(len(shorten(word(v), 20)) for v in axis.levels)
         if letters > 45:
             panel.tick_params(axis="x", labelsize=7, rotation=12 if letters > 60 else 0)
+
+
+def _apart(axis: Axis, levels: Sequence[Any]) -> list[Any]:
+    """Those of them whose names do not run into each other, the last among them."""
+    if axis.ordinal or axis.logarithmic:
+        return list(levels)
+    room = (axis.levels[-1] - axis.levels[0]) / 12
+    kept = [levels[-1]]
+    for level in reversed(levels[:-1]):
+        if kept[-1] - level >= room:
+            kept.append(level)
+    return kept[::-1]
 
 
 def _target_colours(view: View) -> dict[str | None, str]:

@@ -129,7 +129,7 @@ def _frontier(panel: Any, rows: pd.DataFrame) -> None:
 
 
 def _explain(figure: Any, place: Placed, view: View, marked: Axis | None) -> None:
-    dot = {"marker": "o", "linestyle": "none", "markersize": 6}
+    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 6}
     groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     if view.axes:
         groups[view.axes[0].label] = swatches(view.axes[0], **dot)

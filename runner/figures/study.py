@@ -63,6 +63,7 @@ class View:
         measures: ``coverage`` and ``sharpness``, or the objective where those are not reported.
         summary: a row for each configuration that has a result, at the best nuisance parameters.
         cells: the cells of those configurations that ended well.
+        labels: columns of words that say what became of a cell, and differ between cells.
     """
 
     experiment: str
@@ -71,6 +72,7 @@ class View:
     measures: tuple[str, ...]
     summary: pd.DataFrame
     cells: pd.DataFrame
+    labels: tuple[str, ...] = ()
 
     @property
     def answers(self) -> bool:
@@ -98,7 +100,8 @@ def read_study(folder: Path) -> Study:
     identity = ["cell_id", "experiment", "configuration_id", "seed", "status"]
     varying = [name for name in _parameters(fields) if summary[name].nunique(dropna=False) > 1]
     objectives = _objectives(about)
-    wanted = {*identity, "target", *varying, *QUESTION, *objectives.values()}
+    words = [name for name, told in fields.items() if told.get("role") == "label"]
+    wanted = {*identity, "target", *varying, *QUESTION, *objectives.values(), *words}
     cells = pd.read_parquet(folder / "cells.parquet", columns=[n for n in layout.names if n in wanted])
     nuisance = json.loads(about.get("nuisance", "{}"))
     views = tuple(
@@ -145,7 +148,8 @@ def _view(
     axes = [axis for name in shown if (axis := _axis(rows, name, fields[name].get("unit", "")))]
     telling = _most_telling(rows, _without_twins(rows, axes), measures)
     kept = cells[cells["configuration_id"].isin(rows["configuration_id"]) & (cells["status"] == "ok")]
-    return View(experiment, tuple(rows["target"].unique()), telling, measures, rows, kept)
+    words = [name for name, about in fields.items() if about.get("role") == "label" and kept[name].nunique() > 1]
+    return View(experiment, tuple(rows["target"].unique()), telling, measures, rows, kept, tuple(words))
 
 
 def _axis(rows: pd.DataFrame, name: str, unit: str) -> Axis | None:

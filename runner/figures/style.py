@@ -140,25 +140,33 @@ def colours(axis: Axis | None) -> dict[Any, Any]:
     return {level: colormaps["viridis"](0.9 * i / last) for i, level in enumerate(axis.levels)}
 
 
-def swatches(axis: Axis, **look: Any) -> list[tuple[str, dict[str, Any]]]:
+def swatches(axis: Axis, most: int = len(WORDS), **look: Any) -> list[tuple[str, dict[str, Any]]]:
     """Legend entries for an axis shown by colour."""
     colour = colours(axis)
-    shown = axis.extremes(8) if axis.numeric else axis.levels[: len(WORDS)]
+    shown = axis.extremes(8) if axis.numeric else axis.levels[:most]
     entries = [(word(level), {"color": colour[level], **look}) for level in shown]
-    rest = len(axis.levels) - len(WORDS)
+    rest = len(axis.levels) - most
     if not axis.numeric and rest > 0:
         entries.append((f"{rest} others", {"color": FAINT, **look}))
     return entries
 
 
-def logarithmic(panel: Any) -> None:
-    """A logarithmic x axis with plain numbers at the decades, and nothing between them."""
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """Up to ``most`` of them, evenly chosen, the first and the last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / max(1, most - 1))] for i in range(most)]
+
+
+def logarithmic(panel: Any, direction: str = "x", span: float = 100.0) -> None:
+    """A logarithmic axis with plain numbers at the decades, or where it spans few also at 2 and 5 of each."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(numticks=6))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    panel.xaxis.set_minor_locator(NullLocator())
+    getattr(panel, f"set_{direction}scale")("log")
+    axis = getattr(panel, f"{direction}axis")
+    axis.set_major_locator(LogLocator(numticks=6) if span >= 50 else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def word(level: Any) -> str:

@@ -27,7 +27,7 @@ from runner.store.shards import Report, joined, newest, read_shards, shard_paths
 from runner.summary import summarise
 
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
-CHUNK = 64 << 20  # bytes of curves, modes and samples that are in memory at a time
+CHUNK = 16 << 20  # bytes of curves, modes and samples at a time; taken apart into rows they are several times that
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
 
 _log = logging.getLogger(__name__)

@@ -36,6 +36,7 @@ VERIFIED_SCHEMAS = frozenset({"dc11669786a5"})
 # good as eight, because its own work, 20 times the client's, decides.
 REQUESTS = 4
 NOTE = "mlflow.note.content"
+CACHE_KIB = 1 << 16
 PAGE = 1000  # runs in one answer to a search
 ENTITIES = 1000  # metrics, params and tags in one log_batch, mlflow.utils.validation
 PARAMS = 100
@@ -239,6 +240,8 @@ def _insert(session: Session, runs: Sequence[Run]) -> None:
         # As MLflow's own sessions; outside the transaction, where sqlite would ignore the first.
         database.execute(sa.text("PRAGMA foreign_keys = ON"))
         database.execute(sa.text("PRAGMA busy_timeout = 20000"))
+        # Run ids are random, so rows go all over the indexes: sqlite's own 2 MB are read and written again and again.
+        database.execute(sa.text(f"PRAGMA cache_size = -{CACHE_KIB}"))
         for name in reversed(TABLES):
             column = Base.metadata.tables[name].c.run_uuid
             for start in range(0, len(replaced), PAGE):

@@ -16,6 +16,16 @@ from experiments.targets.definition import define
 
 HERE = Path()
 TWO = {"weights": [0.7, 0.3], "means": [[-3.0], [3.0]], "covariances": [[[1.0]], [[4.0]]]}
+LINE = {"weights": [1], "means": [[2]], "standard_deviations": [[3]]}
+
+
+def test_one_number_holds_for_all_coordinates() -> None:
+    target = define("t", {**LINE, "dim": 3, "correlation": 0.5}, Path())
+    assert isinstance(target, Mixture)
+    assert target.means.tolist() == [[2, 2, 2]]
+    assert target.covariances.tolist() == [[[9, 4.5, 4.5], [4.5, 9, 4.5], [4.5, 4.5, 9]]]
+    plain = {"weights": [1], "means": [[2] * 3], "standard_deviations": [[3] * 3]}
+    assert define("t", {**LINE, "dim": 3}, Path()).digest == define("t", plain, Path()).digest
 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.sampled_from([1, 2, 10]))
@@ -62,6 +72,11 @@ def test_weights_that_sum_to_one_but_for_rounding() -> None:
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "no weights and no means"),
     "no covariances": ({"weights": [1], "means": [[0]]}, "give either covariances"),
+    "dim of covariances": ({**TWO, "dim": 3}, "dim belongs to standard_deviations"),
+    "dim of nothing": ({**LINE, "dim": 0}, "dim must be a whole number from 1 on, got 0"),
+    "dim beside two numbers": ({**LINE, "means": [[0, 1]], "dim": 2}, "a list of one number"),
+    "correlation of one": ({**LINE, "dim": 2, "correlation": 1}, "correlation must lie between -1 and 1"),
+    "impossible correlation": ({**LINE, "dim": 4, "correlation": -0.5}, "not positive definite"),
     "both spreads": ({**TWO, "standard_deviations": [[1], [1]]}, "give either covariances"),
     "an unknown key": (
         {**TWO, "covarainces": 1},

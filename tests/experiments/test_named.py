@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.targets import Mixture, Points, named
+from experiments.targets import Analytic, Mixture, Points, named
 
 DIGESTS = {
     "unimodal": "923d3f3e818eece70434dba6f1a6d63c",
@@ -29,6 +29,21 @@ DIGESTS = {
     "gmmvi_simple": "76a56884baa73762cc91d04bdcf06338",
     "star": "104870f7135913df6b69f44b88ee4c3e",
     "student_t_mixture": "240c2a55340b0d744ab46a634f639b8b",
+    "ring8_wide": "7ba163abf7339d2162c2364f5f517380",
+    "gmm40_jax": "33002c5d5493db2075b4917e16654acd",
+    "gmm40_jax50": "3bca0a58f4f76d8ea02e0d706dff496f",
+    "mog10_jax": "f544212b50a25d32e6d4747c6e73bc0d",
+    "student_t_jax": "783c6db569459689adc7a3d02879a189",
+    "gmmvi_gmm20": "975e61d4ef0ae2cb2f318a8e9cbb9321",
+    "gmmvi_gmm100": "57b88af5b7941427baa1032bf580d152",
+    "gmmvi_stm20": "b2d9f877f3815812fd4c45bdfc83de20",
+    "rings": "010b5c7b46a699a661d5ff712df8cc3c",
+    "two_rings": "cc53475f5100199a2b701123ed2015b8",
+    "two_moons": "ad6c8e0f234a47a9663bf69957808ce4",
+    "funnel2": "dedf8717d47ace7a9c12ff3db7abe438",
+    "funnel10": "51253768aa2b06889f346a5af7c92e0d",
+    "double_well": "35d86df653f571727bb7cea18891962f",
+    "many_well32": "4895de4fcee95aeae4b1cdd3927a48d1",
     "faithful": "b76bd79330297394456bdae999bc780d",
     "eruptions": "1c8c43dc76aa65a03913c3f0c77fab92",
 }
@@ -62,6 +77,9 @@ def test_every_target_is_whole(name: str) -> None:
     assert re.fullmatch(r"[a-z0-9_]+", name)
     if isinstance(target, Points):
         assert target.values.shape == (272, len(target.columns))
+        return
+    if isinstance(target, Analytic):
+        assert target.form.places.shape[1] == target.dim
         return
     assert target.weights.shape == (target.modes,)
     assert target.means.shape == (target.modes, target.dim)

@@ -231,3 +231,12 @@ def test_descents_go_down_to_flat_places_and_saddles_are_told() -> None:
     assert (lowest_curvature(objective, found.q)[0] > 0.01).all()
     narrow = (np.zeros((1, 1)), np.full((1, 1, 1), 0.5))  # where both modes pull alike
     assert lowest_curvature(objective, narrow)[0][0] < -0.1
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: d.key)
+def test_values_alone_are_the_same(divergence: Divergence) -> None:
+    for dim in (1, 2):
+        objective = Objective(random_mixture(3, dim), divergence, "full", 0)
+        scale = np.array([0.3, 1.0, 2.5])[:, None, None]
+        q = (np.zeros((3, dim)), scale * np.eye(dim))
+        assert np.array_equal(objective.values(q), objective(q)[0])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.targets import Mixture, Points
-from runner.figures import write_figures
+from runner.figures import lines, maps, write_figures
 from runner.figures.axes import marginal
 from runner.figures.samples import MOST_PANELS, Picture, _frames, _pictures, _within_budget
 from runner.figures.study import Axis, read_study
@@ -23,7 +23,7 @@ from tests.runner.fakes import mixture
 from tests.runner.made_results import toy_cells, write_results
 
 NEAR, FAR = mixture("near", 1.0), mixture("far", 4.0, dim=2)
-NAMES = ["coverage_sharpness", "axes", "samples", "curves"]
+NAMES = ["coverage_sharpness", "lines", "axes", "samples", "curves"]
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -45,6 +45,46 @@ def test_a_sweep_with_axes_gets_every_figure_at_page_width(tmp_path: Path) -> No
     assert names(paths) == NAMES
     assert {size(path)[0] for path in paths} == {1500}
     assert all(path.parent == folder / "figures" for path in paths)
+
+
+def test_two_crossed_numeric_axes_have_a_map(tmp_path: Path) -> None:
+    axes = {"rate": [0.25, 1.0, 4.0], "size": [1, 2, 3, 4], "flag": [False, True]}
+    folder = write_results(tmp_path / "crossed", toy_cells([NEAR, FAR], axes))
+    assert "maps" in names(write_figures(folder))
+    (view,) = read_study(folder).views
+    chosen = maps._map(view)
+    assert chosen is not None
+    assert {chosen.x.name, chosen.y.name} == {"rate", "size"}
+    assert (chosen.value, set(chosen.levels)) == ("shape", {"wide", "narrow"})
+    assert chosen.split is not None and chosen.split.name == "flag"
+    assert chosen.panels == (("near", False), ("far", False), ("near", True), ("far", True))
+    table = maps._table(maps._cells(view, chosen, "near", True), chosen)
+    table = table if chosen.y.name == "rate" else table.T
+    assert table.shape == (3, 4)
+    narrow = chosen.levels.index("narrow")
+    assert (table == narrow).tolist() == [[False] * 4, [True] * 4, [True] * 4]
+
+
+def test_a_combination_that_was_not_run_stays_white(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR], {"rate": [0.25, 1.0, 4.0], "size": [1, 2, 3, 4]})
+    cells = [cell for cell in cells if not (cell.params.rate == 4.0 and cell.params.size == 2)]
+    (view,) = read_study(write_results(tmp_path / "hole", cells)).views
+    chosen = maps._map(view)
+    assert chosen is not None
+    assert np.isnan(maps._table(maps._cells(view, chosen, "near", None), chosen)).sum() == 1
+
+
+def test_lines_hold_what_they_do_not_show_at_its_fullest_level(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR, FAR], {"rate": [0.25, 0.5, 1.0, 4.0], "size": [1, 2], "flag": [False, True]})
+    cells = [cell for cell in cells if cell.params.flag or cell.params.rate > 0.3]
+    (view,) = read_study(write_results(tmp_path / "held", cells)).views
+    chosen = lines._choose(view)
+    assert chosen is not None
+    assert chosen.x.name == "rate"
+    assert chosen.told is not None
+    shown = {"size", "flag"} - {chosen.told.name}
+    assert set(chosen.held) == shown
+    assert len(chosen.cells) == 2 * (4 * 2 if chosen.told.name == "size" else 4 + 3) * 3
 
 
 def test_one_cell_has_no_axes_to_show(tmp_path: Path) -> None:

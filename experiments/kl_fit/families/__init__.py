@@ -9,11 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.kl_fit.families.flow import Flow
 from experiments.kl_fit.families.gaussian import Gaussian, Shape
 from experiments.kl_fit.families.mixture import GaussianMixture
 from experiments.kl_fit.families.student_t import StudentT
 
-__all__ = ["FAMILIES", "Family", "Gaussian", "GaussianMixture", "Shape", "Sizes", "StudentT", "family", "frame_shape"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Flow",
+    "Gaussian",
+    "GaussianMixture",
+    "Shape",
+    "Sizes",
+    "StudentT",
+    "family",
+    "frame_shape",
+    "sampled",
+]
 
 
 class Family(Protocol):
@@ -47,6 +60,12 @@ class Sizes(Protocol):
     def components(self) -> int: ...
     @property
     def family_df(self) -> int: ...
+    @property
+    def flow_transforms(self) -> int: ...
+    @property
+    def flow_hidden(self) -> int: ...
+    @property
+    def flow_bins(self) -> int: ...
 
 
 FAMILIES: dict[str, Callable[[Sizes, int], Family]] = {
@@ -55,6 +74,7 @@ FAMILIES: dict[str, Callable[[Sizes, int], Family]] = {
     "gaussian_full": lambda _, dim: Gaussian("full", dim),
     "student_t": lambda sizes, dim: StudentT(dim, sizes.family_df),
     "gaussian_mixture": lambda sizes, dim: GaussianMixture(dim, sizes.components),
+    "flow": lambda sizes, dim: Flow(dim, sizes.flow_transforms, sizes.flow_hidden, sizes.flow_bins),
 }
 """By the name that a sweep file gives the family; from the cell's parameters and the target's dimension."""
 
@@ -62,6 +82,13 @@ FAMILIES: dict[str, Callable[[Sizes, int], Family]] = {
 def family(sizes: Sizes, dim: int) -> Family:
     """The family that a cell fits to a target of ``dim`` dimensions."""
     return FAMILIES[sizes.family](sizes, dim)
+
+
+def sampled(chosen: Family, theta: Tensor, normal: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Samples ``(K, D, N)``, and their log-density where it comes with them: a flow need not then invert itself."""
+    if isinstance(chosen, Flow):
+        return chosen.rsample_and_log_prob(theta, normal)
+    return chosen.rsample(theta, normal), None
 
 
 def frame_shape(chosen: Family) -> Shape:

@@ -1,0 +1,1 @@
+"""What the shipped sweeps found, beside what is known without them; `python -m studies` writes results/studies/."""

@@ -1,0 +1,209 @@
+"""What is reported of mixtures, Student-t fits and flows, against quadrature with scipy's densities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, optimize, stats
+from scipy.special import logsumexp
+
+from experiments.experiment import Outcome
+from experiments.kl_fit import KL_FIT, Params
+from experiments.kl_fit.families import Flow
+from experiments.kl_fit.fits import Flows, Mixtures
+from experiments.kl_fit.judge import judge
+from experiments.kl_fit.judge_points import Judgement
+from experiments.targets import Mixture
+from tests.experiments.test_families import random_theta
+from tests.experiments.test_kl_truth import fitted, random_mixture
+
+# x = sinh(u) reaches out to 5e8: even tails of 1.5 degrees of freedom have nothing left there.
+U = np.linspace(-20.7, 20.7, 200_001)
+X, STEP = np.sinh(U), np.cosh(U)
+AXIS = np.linspace(-9, 9, 601)
+
+
+def log_density(mixture: Mixture, x: np.ndarray) -> np.ndarray:
+    """By scipy, ``(n, D) -> (n,)``."""
+    parts = []
+    for w, m, s in zip(mixture.weights, mixture.means, mixture.covariances, strict=True):
+        if len(m) == 1:
+            scaled = stats.norm if mixture.df is None else stats.t(mixture.df)
+            own = scaled.logpdf((x[:, 0] - m[0]) / math.sqrt(s[0, 0])) - 0.5 * math.log(s[0, 0])
+        elif mixture.df is None:
+            own = stats.multivariate_normal(m, s).logpdf(x)
+        else:
+            own = stats.multivariate_t(m, s, df=mixture.df).logpdf(x)
+        parts.append(math.log(w) + own)
+    return logsumexp(parts, axis=0)
+
+
+def pairs(dim: int, kind: str, count: int = 32) -> tuple[list[Mixture], list[Mixture]]:
+    """Targets of three components and fits of four, all random; or both sides, or one, with Student-t components."""
+    targets = [random_mixture(100 + seed, dim, 3) for seed in range(count)]
+    fits = [random_mixture(500 + seed, dim, 4) for seed in range(count)]
+    if kind != "gaussian":
+        fits = [Mixture("fit", np.ones(1), f.means[:1] / 2, f.covariances[:1] * 3, df=5.0) for f in fits]
+    if kind == "both_student_t":
+        targets = [Mixture("t", t.weights, t.means, t.covariances, df=1.5) for t in targets]
+    return targets, fits
+
+
+def judged(targets: list[Mixture], fits: Any, **params: Any) -> list[Judgement]:
+    cells = [SimpleNamespace(params=Params(target="any", **params), target=t, seed=k) for k, t in enumerate(targets)]
+    return judge(cells, fits, "cpu")
+
+
+def level_in_1d(log_q: np.ndarray) -> float:
+    """Log-density at the edge of the 95 % highest-density region."""
+    return float(optimize.brentq(lambda level: mass_above(log_q, log_q, level) - 0.95, log_q.max() - 40, log_q.max()))
+
+
+def mass_above(log_p: np.ndarray, log_q: np.ndarray, level: float) -> float:
+    """P's mass where log q is above a level: between the crossings, found by interpolation."""
+    cdf = integrate.cumulative_simpson(np.exp(log_p) * STEP, x=U, initial=0)
+    above = log_q > level
+    at = np.flatnonzero(above[1:] != above[:-1])
+    share = (level - log_q[at]) / (log_q[at + 1] - log_q[at])
+    crossings = cdf[at] + share * (cdf[at + 1] - cdf[at])
+    return float((crossings * np.where(above[at], 1, -1)).sum())
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "student_t", "both_student_t"])
+def test_mixtures_in_one_dimension_are_judged_exactly(kind: str) -> None:
+    targets, fits = pairs(1, kind)
+    found = judged(targets, Mixtures(fits, np.ones(32, dtype=bool)), divergence="forward_kl", family="gaussian_mixture")
+    for k in range(4):
+        log_p, log_q = (log_density(mixture, X[:, None]) for mixture in (targets[k], fits[k]))
+
+        def integral(values: np.ndarray) -> float:
+            return float(integrate.trapezoid(values * STEP, U))
+
+        p, q = np.exp(log_p), np.exp(log_q)
+        log_half = np.logaddexp(log_p, log_q) - math.log(2)
+        expected = {
+            "forward_kl": integral(p * (log_p - log_q)),
+            "reverse_kl": integral(q * (log_q - log_p)),
+            "jensen_shannon": 0.5 * integral(p * (log_p - log_half) + q * (log_q - log_half)),
+            "coverage": min(1.0, mass_above(log_p, log_q, level_in_1d(log_q)) / 0.95),
+            "sharpness": min(1.0, mass_above(log_q, log_p, level_in_1d(log_p)) / 0.95),
+        }
+        metrics = found[k].metrics
+        for name, value in expected.items():
+            assert metrics[name] == pytest.approx(value, abs=2e-7), name
+        assert metrics["objective"] == metrics["forward_kl"]
+        for name in ("forward", "reverse"):
+            parts = metrics[f"{name}_coverage_nats"] + metrics[f"{name}_shape_nats"]
+            assert parts == pytest.approx(expected[f"{name}_kl"], abs=1e-6)
+
+
+def check_by_draws(found: Judgement, log_p: np.ndarray, log_q: np.ndarray, area: np.ndarray) -> None:
+    """Against sums over a grid, up to the standard errors reported."""
+    p, q = np.exp(log_p) * area, np.exp(log_q) * area
+    assert (p.sum(), q.sum()) == pytest.approx((1, 1), abs=1e-4)
+
+    def level(log_density: np.ndarray, mass: np.ndarray) -> float:
+        order = np.argsort(-log_density)
+        return float(log_density[order][np.searchsorted(np.cumsum(mass[order]), 0.95)])
+
+    expected = {
+        "forward_kl": (p * (log_p - log_q)).sum(),
+        "reverse_kl": (q * (log_q - log_p)).sum(),
+        "coverage": min(1.0, p[log_q >= level(log_q, q)].sum() / 0.95),
+        "sharpness": min(1.0, q[log_p >= level(log_p, p)].sum() / 0.95),
+        "entropy_gap": (p * log_p).sum() - (q * log_q).sum(),
+    }
+    for name, value in expected.items():
+        assert found.metrics[name] == pytest.approx(value, abs=4.5 * found.metrics[f"{name}_se"] + 1e-3), name
+
+
+def plane() -> tuple[np.ndarray, np.ndarray]:
+    """Points ``(n, 2)`` and their areas."""
+    x, jacobian = np.sinh(AXIS), np.cosh(AXIS) * (AXIS[1] - AXIS[0])
+    return np.stack(np.meshgrid(x, x, indexing="ij"), -1).reshape(-1, 2), np.outer(jacobian, jacobian).ravel()
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "student_t"])
+def test_mixtures_in_two_dimensions_are_judged_by_draws(kind: str) -> None:
+    targets, fits = pairs(2, kind, 2)
+    found = judged(targets, Mixtures(fits, np.ones(2, dtype=bool)), family="gaussian_mixture")
+    points, area = plane()
+    for k in range(2):
+        check_by_draws(found[k], log_density(targets[k], points), log_density(fits[k], points), area)
+
+
+def test_flows_are_judged_by_draws_in_the_targets_units() -> None:
+    chosen = Flow(2, 2, 8, 4)
+    theta = random_theta(chosen, 2)
+    center, factor = np.array([[1.0, -2.0]] * 2), np.array([[[2.0, 0.0], [-1.0, 0.5]]] * 2)
+    targets = [random_mixture(seed, 2, 3) for seed in range(2)]
+    found = judged(targets, Flows.of(chosen, theta, center, factor), family="flow")
+    points, area = plane()
+    for k in range(2):
+        framed = np.linalg.solve(factor[k], (points - center[k]).T)
+        with torch.no_grad():
+            own = chosen.log_prob(theta[k : k + 1], torch.tensor(framed)[None])[0].numpy()
+        log_q = own - math.log(np.linalg.det(factor[k]))
+        check_by_draws(found[k], log_density(targets[k], points), log_q, area)
+        q = np.exp(log_q) * area
+        mean, covariance = found[k].moments or (None, None)
+        exact = q @ points
+        spread = (points - exact).T @ (q[:, None] * (points - exact))
+        assert np.allclose(mean, exact, atol=5 * math.sqrt(spread.max() / 10_000))
+        assert np.allclose(covariance, spread, rtol=0.15, atol=0.05 * np.abs(spread).max())
+        assert found[k].samples.shape == (200, 2)
+
+
+def best_scale(cross_entropy: Callable[[float], float]) -> float:
+    return float(optimize.minimize_scalar(lambda s: cross_entropy(math.exp(s)), bounds=(-3, 3), method="bounded").x)
+
+
+@pytest.mark.parametrize("df", [1.5, 2.0])
+def test_student_t_fits_what_no_gaussian_can(df: float) -> None:
+    """A target of infinite variance, by forward KL: scipy's best scale, and its KL."""
+    target = Mixture("heavy", np.ones(1), np.array([[3.0]]), np.array([[[4.0]]]), df=df)
+    for family in ("gaussian_isotropic", "gaussian_full", "gaussian_mixture", "flow"):
+        with pytest.raises(ValueError, match="family student_t"):
+            KL_FIT.check(Params(target="heavy", divergence="forward_kl", family=family), target)
+    log_p = log_density(target, X[:, None])
+
+    def kl(scale: float) -> float:
+        log_q = stats.t(3, loc=3, scale=scale).logpdf(X)
+        return float(integrate.trapezoid(np.exp(log_p) * (log_p - log_q) * STEP, U))
+
+    scale = math.exp(best_scale(kl))
+    fit: Outcome
+    for fit in fitted(target, range(3), divergence="forward_kl", family="student_t", family_df=3):
+        assert fit.mean is not None and fit.covariance is not None
+        own = math.sqrt(fit.covariance[0, 0] / 3)  # a variance of 3 s^2, with three degrees of freedom
+        assert own == pytest.approx(scale, rel=0.05)
+        assert fit.mean[0] == pytest.approx(3, abs=0.02 * scale * math.sqrt(3))
+        assert fit.metrics["forward_kl"] == pytest.approx(kl(scale), abs=0.01)
+        assert fit.metrics["forward_kl"] > kl(scale) - 1e-6
+
+
+def test_student_t_fits_heavy_tails_in_two_dimensions() -> None:
+    target = Mixture("heavy", np.ones(1), np.array([[1.0, 2.0]]), np.array([[[2.0, 1.0], [1.0, 3.0]]]), df=2.0)
+    # Whitened, both are round: r^2 / 2 of the target has an F distribution, and one scale is left to choose.
+    v = np.linspace(-30, 40, 100_001)
+    half = np.exp(v)
+    weight = stats.f(2, 2.0).pdf(half) * half
+    r = np.stack([np.sqrt(2 * half), np.zeros_like(half)], axis=1)
+    log_p = stats.multivariate_t(np.zeros(2), np.eye(2), df=2.0).logpdf(r)
+
+    def kl(scale: float) -> float:
+        log_q = stats.multivariate_t(np.zeros(2), np.eye(2) * scale**2, df=3).logpdf(r)
+        return float(integrate.trapezoid(weight * (log_p - log_q), v))
+
+    best = math.exp(best_scale(kl))
+    for fit in fitted(target, range(2), divergence="forward_kl", family="student_t", family_df=3):
+        assert fit.covariance is not None
+        assert np.allclose(fit.covariance / 3, target.covariances[0] * best**2, rtol=0.1, atol=0.1)
+        error = fit.metrics["forward_kl_se"]
+        assert fit.metrics["forward_kl"] == pytest.approx(kl(best), abs=0.01 + 4 * error)
