@@ -46,15 +46,8 @@ def references(target: Mixture, seed: int = 0) -> list[Reference]:
         stacked = StackedMixture.stack([q], torch.float64)
         x_q = stacked.draw(DRAWS, randomness.generators([seed], "evaluation"))
         of_p, of_q = (Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q))
-        (found,) = evaluate([target], of_p, of_q)
-        metrics = {**found.metrics, **_neighbours(x_p, x_q)}
-        if q.df is not None:  # infinite for a Gaussian Q, which ``evaluate`` takes Q to be
-            forward = float((p.log_prob(x_p) - of_p.log_q).mean())
-            metrics |= {
-                "forward_kl": forward,
-                "forward_shape_nats": forward - metrics["forward_coverage_nats"],
-            }
-        rows.append(Reference(name, q, metrics))
+        (found,) = evaluate([target], of_p, of_q, heavy_q=q.df is not None)
+        rows.append(Reference(name, q, {**found.metrics, **_neighbours(x_p, x_q)}))
     return rows
 
 

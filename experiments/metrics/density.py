@@ -35,16 +35,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Both:
-    """A measure of P or of Q with what was tallied over it; ``f`` is log p - log q."""
+    """A measure of P or of Q with what was tallied over it.
+
+    Args:
+        f: log p - log q, ``(K, N)``.
+        shares: p / (p + q) and q / (p + q), ``(K, N)`` each.
+    """
 
     measure: Measure
     tally: Tally
     f: Tensor
+    shares: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, mixture: StackedMixture, measure: Measure) -> _Both:
         counts = tally(mixture, measure)
-        return cls(measure, counts, counts.log_p - measure.log_q)
+        f = counts.log_p - measure.log_q
+        return cls(measure, counts, f, (torch.sigmoid(f), torch.sigmoid(-f)))
 
     def expectation(self, value: Tensor) -> Estimate:
         return expectation(self.measure, value)
@@ -171,7 +178,7 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
         coverage = (first * ratio).sum(dim=1)
         slopes = torch.stack([ratio - coverage.unsqueeze(1), 1.0 - first / second], dim=1)
         sign = 1.0 if own is of_p else -1.0
-        terms = [_slope(side, slopes, sign) for side in (own, other)]
+        terms = [_slope(side, slopes, own is of_p) for side in (own, other)]
         kl = own.expectation(sign * own.f)
         spread = own.expectation(terms[0]).variance, other.expectation(terms[1]).variance
         shape = own.expectation(sign * own.f - terms[0]).variance
@@ -180,11 +187,12 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
     return estimates
 
 
-def _slope(side: _Both, slopes: Tensor, sign: float) -> Tensor:
+def _slope(side: _Both, slopes: Tensor, forward: bool) -> Tensor:
     """What each point contributes, to first order, to a function of the masses: ``(K, N)``."""
+    first, second = side.shares if forward else side.shares[::-1]
     mode = side.tally.mode.long().clamp(max=slopes.shape[2] - 1).unsqueeze(1)  # a tie sums the indices
     inner, outer = slopes.gather(2, mode.expand(-1, 2, -1)).unbind(dim=1)
-    return inner * torch.sigmoid(sign * side.f) + outer * torch.sigmoid(-sign * side.f)
+    return inner * first + outer * second
 
 
 def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
@@ -223,6 +231,8 @@ def _cell(
         "log_width": float(np.nanmean(widths)) if captured.any() else math.nan,
     }
     nats = dict(modes.nats(mine["target_mass"], mine["fitted_mass"], mine["forward"], mine["reverse"]))
+    if target.df is not None and not heavy_q:
+        metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
     if target.df is not None and target.df <= 2 and not heavy_q:
         # -log q grows like the square, which has no mean under P; a finite sum over points would hide it.
         metrics |= {"forward_kl": math.inf, "forward_shape_nats": math.inf}
@@ -245,4 +255,4 @@ def _ellipses(p: np.ndarray, q: np.ndarray, draws: tuple[int | None, int | None]
     """Of P and of Q, from ``(M, 3)``; where Q has no density, each side's points tell of that side alone."""
     if np.isnan(p).any() or np.isnan(q).any():
         p, q = p[:, [0, 0, 0]], q[:, :1] * np.array([1.0, 0.0, 0.0])
-    return [modes.InEllipses(*side.T, n) for side, n in zip((p, q), draws, strict=True)]
+    return [modes.InEllipses(side[:, 0], side[:, 1], side[:, 2], n) for side, n in zip((p, q), draws, strict=True)]

@@ -106,15 +106,14 @@ def _chunk(
     mixture: StackedMixture, limit: float, equal: bool, x: Tensor, weight: Tensor, log_q: Tensor
 ) -> tuple[Tensor, ...]:
     joint, distance = mixture.log_joint(x)
-    column = weight.unsqueeze(2)
     inside = torch.le(distance, limit, out=torch.empty_like(joint))
     top = joint.amax(dim=1, keepdim=True)
     hot = _hot(joint, top)
-    own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
     if equal:
         nearest_mass = torch.zeros_like(inside[:, :, 0])
     else:
-        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), column).squeeze(2)
+        own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
+        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), weight.unsqueeze(2)).squeeze(2)
     numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
     mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)

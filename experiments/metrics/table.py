@@ -69,8 +69,8 @@ DENSITY_METRICS: tuple[Metric, ...] = (
     Metric(
         "collapse_invoice",
         "nats",
-        "-ln of the captured modes' weight in the target: the reverse KL of a fit that loses the others and nothing else,"
-        " ln(K / m) for m of K equal modes",
+        "-ln of the captured modes' weight in the target: the reverse KL of a fit that loses the others and nothing"
+        " else, ln(K / m) for m of K equal modes",
         "lower",
     ),
     Metric(
@@ -83,7 +83,8 @@ DENSITY_METRICS: tuple[Metric, ...] = (
     Metric(
         "entropic_coverage",
         "",
-        "entropy of Q's masses of the modes over ln(modes) (EMC, Blessing et al. 2024): a blur over all of them is 1 too",
+        "entropy of Q's masses of the modes over ln(modes) (EMC, Blessing et al. 2024): a blur over all of them is 1"
+        " too",
         "higher",
         has_error=True,
     ),
