@@ -169,16 +169,17 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
     each point contributes its derivative to their variance.
     """
     a, b = a.clamp(min=modes.SMALLEST_MASS), b.clamp(min=modes.SMALLEST_MASS)
+    p_cell, q_cell = (side.tally.mode.long().clamp(max=a.shape[1] - 1) for side in (of_p, of_q))  # ties sum indices
     estimates = {}
-    for name, own, other, first, second in (
-        ("forward", of_p, of_q, a, b),
-        ("reverse", of_q, of_p, b, a),
+    for name, own, other, cells, first, second in (
+        ("forward", of_p, of_q, (p_cell, q_cell), a, b),
+        ("reverse", of_q, of_p, (q_cell, p_cell), b, a),
     ):
         ratio = (first / second).log()
         coverage = (first * ratio).sum(dim=1)
         slopes = torch.stack([ratio - coverage.unsqueeze(1), 1.0 - first / second], dim=1)
         sign = 1.0 if own is of_p else -1.0
-        terms = [_slope(side, slopes, own is of_p) for side in (own, other)]
+        terms = [_slope(side, cell, slopes, own is of_p) for side, cell in zip((own, other), cells, strict=True)]
         kl = own.expectation(sign * own.f)
         spread = own.expectation(terms[0]).variance, other.expectation(terms[1]).variance
         shape = own.expectation(sign * own.f - terms[0]).variance
@@ -187,12 +188,11 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
     return estimates
 
 
-def _slope(side: _Both, slopes: Tensor, forward: bool) -> Tensor:
+def _slope(side: _Both, cell: Tensor, slopes: Tensor, forward: bool) -> Tensor:
     """What each point contributes, to first order, to a function of the masses: ``(K, N)``."""
     first, second = side.shares if forward else side.shares[::-1]
-    mode = side.tally.mode.long().clamp(max=slopes.shape[2] - 1).unsqueeze(1)  # a tie sums the indices
-    inner, outer = slopes.gather(2, mode.expand(-1, 2, -1)).unbind(dim=1)
-    return inner * first + outer * second
+    inner, outer = (slope.gather(1, cell) for slope in slopes.unbind(dim=1))
+    return inner.mul_(first).add_(outer.mul_(second))
 
 
 def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:

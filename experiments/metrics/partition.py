@@ -95,7 +95,7 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
         q_share=q_share,
         x=total[:, 4:].transpose(1, 2),
         distance=distance,
-        in_ellipse=_add(ellipse).transpose(1, 2),
+        in_ellipse=_add(ellipse)[:, [1, 2, 0]].transpose(1, 2),
         nearest_mass=nearest_mass,
         f=f,
         gated=gated,
@@ -118,20 +118,22 @@ def _chunk(
     mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)
     k, d, n = x.shape
-    rows = torch.empty(k, 4 + d, n, dtype=x.dtype, device=x.device)
-    rows[:, 0] = 1.0
-    f = log_p - log_q
-    share = torch.sigmoid(f, out=rows[:, 1])
-    torch.sigmoid(-f, out=rows[:, 2])
+    rows = torch.empty(k, 7 + d, n, dtype=x.dtype, device=x.device)
+    rows[:, 0] = f = log_p - log_q
+    rows[:, 3] = 1.0
+    share = torch.sigmoid(f, out=rows[:, 4])
+    torch.mul(share, share, out=rows[:, 2])
+    torch.sigmoid(-f, out=rows[:, 5])
     nearest = distance.amin(dim=1)
-    own = torch.sum(hot * distance, dim=1, out=rows[:, 3])
-    rows[:, 4:] = x
-    weighted = share * weight
-    extra = torch.stack([f, torch.le(own, limit)], dim=1)
-    powers = torch.stack([weight, weighted, weighted * share], dim=1)
-    sums = torch.bmm(rows.mul_(weight.unsqueeze(1)), hot.transpose(1, 2))
-    more = torch.bmm(extra.mul_(weight.unsqueeze(1)), hot.transpose(1, 2))
-    return log_p, nearest, mode, sums, more, torch.bmm(powers, inside.transpose(1, 2)), nearest_mass
+    rows[:, 6] = own = (hot * distance).sum(dim=1)
+    torch.le(own, limit, out=rows[:, 1])
+    rows[:, 7:] = x
+    rows.mul_(weight.unsqueeze(1))
+    by_cell, by_ellipse = hot.transpose(1, 2), inside.transpose(1, 2)
+    more, ellipse, sums = (
+        torch.bmm(part, to) for part, to in ((rows[:, :2], by_cell), (rows[:, 2:5], by_ellipse), (rows[:, 3:], by_cell))
+    )
+    return log_p, nearest, mode, sums, more, ellipse, nearest_mass
 
 
 def _hot(score: Tensor, top: Tensor) -> Tensor:
