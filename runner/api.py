@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -189,6 +189,29 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("data", "dim", "points", "unit", "about"), [
         (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
     ]
+
+
+def references(target: str | None) -> list[tuple[str, Mapping[str, float]]]:
+    """What the metrics say of known fits of a target: their names, and the metrics by name.
+
+    Raises:
+        SweepError: there is no such target, or it is no mixture.
+    """
+    mixtures = [name for name in CATALOGUE.target_names if hasattr(CATALOGUE.target(name), "components")]
+    known = f"Mixtures: {', '.join(mixtures)}"
+    if target is None:
+        raise SweepError(f"references are fits of one target: choose it by --target NAME. {known}")
+    if target not in CATALOGUE.target_names:
+        near = difflib.get_close_matches(target, mixtures, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise SweepError(f"'{target}' is not a shipped target.{guess} {known}")
+    if target not in mixtures:
+        raise SweepError(f"'{target}' is no mixture, and references leave out or widen a mixture's components. {known}")
+    from experiments.references import references as ladder
+    from runner.worker import one_thread
+
+    with one_thread():
+        return [(row.name, row.metrics) for row in ladder(CATALOGUE.target(target))]
 
 
 def _meaning(info: FieldInfo, value: Any) -> str:

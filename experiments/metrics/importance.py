@@ -51,24 +51,20 @@ def reverse(f: Tensor, q: Measure) -> dict[str, Estimate]:
 def forward(f: Tensor, p: Measure) -> dict[str, Estimate]:
     r"""``ess_forward``, from points of P, which are everywhere where P is.
 
-    .. math:: ESS = \frac{1}{E_p[1/w]\, E_p[w]}
+    .. math:: ESS = \frac{Z}{E_p[w]} = \frac{1}{1 + \chi^2(P \| Q)}
 
-    The first factor is the evidence by harmonic mean, 1 in the limit; the second is 1 + chi2(P || Q). By quadrature
-    the first is left out. Errors by the delta method.
+    P is normalised here, so Z is 1; where it is not known the paper estimates it by the harmonic mean E_p[1 / w],
+    whose variance is infinite where Q is the wider. Error by the delta method.
     """
     if p.exact:
         chi = torch.logsumexp(p.weight.log() + f, dim=1)
         return {"ess_forward": Estimate((-chi).exp(), torch.zeros_like(chi))}
-    n = f.shape[1]
-    logs, squares = [], []
-    for side in (f, -f):
-        top = side.amax(dim=1, keepdim=True)
-        w = (side - top).exp_()
-        mean = w.mean(dim=1)
-        logs.append(mean.log() + top.squeeze(1))
-        squares.append(w.square_().mean(dim=1) / mean.square())
-    ess = (-logs[0] - logs[1]).exp()
-    return {"ess_forward": Estimate(ess, ess.square() * (squares[0] + squares[1] + 2 * ess - 4) / n)}
+    top = f.amax(dim=1, keepdim=True)
+    w = (f - top).exp_()
+    mean = w.mean(dim=1)
+    ess = (-mean.log() - top.squeeze(1)).exp()
+    spread = w.square_().mean(dim=1) / mean.square() - 1
+    return {"ess_forward": Estimate(ess.clamp(max=1.0), ess.square() * spread / f.shape[1])}
 
 
 def _seen(f: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -108,8 +108,7 @@ DENSITY_METRICS: tuple[Metric, ...] = (
     Metric(
         "ess_forward",
         "",
-        "the same of the target's draws, 1 / (E_p[1 / w] E_p[w]) (Blessing et al. 2024): sees lost modes, and is then"
-        " near 0",
+        "the same of the target's draws, 1 / E_p[w] (Blessing et al. 2024): sees lost modes, and is then near 0",
         "higher",
         has_error=True,
     ),
