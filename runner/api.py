@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from experiments.catalogue import CATALOGUE
+from experiments.targets import Mixture
 from runner import spec
 from runner.errors import SweepError
 from runner.options import Options, cut, plan_sweep
@@ -197,21 +198,21 @@ def references(target: str | None) -> list[tuple[str, Mapping[str, float]]]:
     Raises:
         SweepError: there is no such target, or it is no mixture.
     """
-    mixtures = [name for name in CATALOGUE.target_names if hasattr(CATALOGUE.target(name), "components")]
-    known = f"Mixtures: {', '.join(mixtures)}"
-    if target is None:
-        raise SweepError(f"references are fits of one target: choose it by --target NAME. {known}")
-    if target not in CATALOGUE.target_names:
-        near = difflib.get_close_matches(target, mixtures, n=1)
-        guess = f" Did you mean '{near[0]}'?" if near else ""
-        raise SweepError(f"'{target}' is not a shipped target.{guess} {known}")
-    if target not in mixtures:
-        raise SweepError(f"'{target}' is no mixture, and references leave out or widen a mixture's components. {known}")
+    found = CATALOGUE.target(target) if target in CATALOGUE.target_names else None
+    if not isinstance(found, Mixture):
+        mixtures = [name for name in CATALOGUE.target_names if isinstance(CATALOGUE.target(name), Mixture)]
+        why = "references are fits of one target: choose it by --target NAME."
+        if found is not None:
+            why = f"'{target}' is no mixture, and references leave out or widen a mixture's components."
+        elif target is not None:
+            near = difflib.get_close_matches(target, mixtures, n=1)
+            why = f"'{target}' is not a shipped target." + (f" Did you mean '{near[0]}'?" if near else "")
+        raise SweepError(f"{why} Mixtures: {', '.join(mixtures)}")
     from experiments.references import references as ladder
     from runner.worker import one_thread
 
     with one_thread():
-        return [(row.name, row.metrics) for row in ladder(CATALOGUE.target(target))]
+        return [(row.name, row.metrics) for row in ladder(found)]
 
 
 def _meaning(info: FieldInfo, value: Any) -> str:
