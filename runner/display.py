@@ -223,7 +223,7 @@ def _ladder_metrics(rows: Sequence[tuple[str, Mapping[str, float]]]) -> list[str
 def _number(value: float) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.2e}"
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1e4 or math.isinf(value) else f"{value:.2e}"
 
 
 def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> RenderableType:
