@@ -29,11 +29,13 @@ class Reference:
         q: the fit itself, a mixture.
         metrics: those of ``experiments.metrics``, and ``knn_precision``, ``knn_recall``, ``knn_density`` and
             ``knn_coverage``, averaged over four samples of 2500 points.
+        modes: one array ``(M,)`` for each column of the modes.
     """
 
     name: str
     q: Mixture
     metrics: Mapping[str, float]
+    modes: Mapping[str, np.ndarray]
 
 
 def references(target: Mixture, seed: int = 0) -> list[Reference]:
@@ -47,7 +49,7 @@ def references(target: Mixture, seed: int = 0) -> list[Reference]:
         x_q = stacked.draw(DRAWS, randomness.generators([seed], "evaluation"))
         of_p, of_q = (Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q))
         (found,) = evaluate([target], of_p, of_q, heavy_q=q.df is not None)
-        rows.append(Reference(name, q, {**found.metrics, **_neighbours(x_p, x_q)}))
+        rows.append(Reference(name, q, {**found.metrics, **_neighbours(x_p, x_q)}, found.modes))
     return rows
 
 

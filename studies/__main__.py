@@ -15,7 +15,7 @@ from PIL import Image
 from experiments.catalogue import CATALOGUE
 from runner.api import load_sweep
 from runner.figures.style import RC
-from studies import alpha_path, divergences, penalty, phase_diagram, textbook
+from studies import alpha_path, divergences, ladder, penalty, phase_diagram, textbook
 from studies.finding import Finding
 
 STUDIES: dict[str, ModuleType] = {
@@ -24,6 +24,7 @@ STUDIES: dict[str, ModuleType] = {
     "alpha_path": alpha_path,
     "divergences": divergences,
     "penalty": penalty,
+    "ladder": ladder,
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 SMALLEST_MASS = 1e-300  # a mode that Q holds less of counts as holding this much, so that its cost stays finite
+Z = 1.959963984540054  # of a 95 % interval
 FAIR = 0.1  # of a mode's mass in its ellipse, and it counts as captured
 
-__all__ = ["InEllipses", "capture_area", "collapse_invoice", "entropic", "gated_entropic", "nats"]
+__all__ = ["InEllipses", "capture_area", "capture_curve", "collapse_invoice", "entropic", "gated_entropic", "nats"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,20 @@ def capture_area(p: InEllipses, q: InEllipses) -> tuple[float, float]:
             second = slope**2 * (side.mass - 2 * (1 + shares) * side.share + (1 + shares) ** 2 * side.square)
             variance += max(0.0, float(second.sum() - first.sum() ** 2)) / side.draws
     return float(np.minimum(shares, 1.0).mean()), math.sqrt(variance)
+
+
+def capture_curve(shares: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""Share of the M modes with a fair share of at least tau, ``(T,)``, and the ends of its 95 % Wilson interval.
+
+    .. math:: \frac{c + z^2 / 2M \pm z \sqrt{c (1 - c) / M + z^2 / 4 M^2}}{1 + z^2 / M}
+
+    with c the share itself (Wilson 1927): the modes taken as a sample of modes that the target might have had.
+    """
+    m = len(shares)
+    c = (shares[:, None] >= tau).mean(axis=0)
+    half = Z * np.sqrt(c * (1 - c) / m + Z**2 / (4 * m**2))
+    ends = [(c + Z**2 / (2 * m) + side) / (1 + Z**2 / m) for side in (-half, half)]
+    return c, np.maximum(ends[0], 0.0), np.minimum(ends[1], 1.0)
 
 
 def collapse_invoice(weights: np.ndarray, captured: np.ndarray) -> float:

@@ -280,3 +280,15 @@ def test_invoice_of_no_modes_is_infinite() -> None:
     weights = np.array([0.25, 0.25, 0.5])
     assert modes.collapse_invoice(weights, np.zeros(3, bool)) == math.inf
     assert modes.collapse_invoice(weights, np.array([True, False, True])) == pytest.approx(-math.log(0.75))
+
+
+def test_the_curves_intervals_are_wilsons() -> None:
+    rng = np.random.default_rng(5)
+    for m in (1, 2, 8, 25, 40):
+        shares, tau = rng.uniform(0, 1.5, m), np.linspace(0.01, 1, 7)
+        curve, low, high = modes.capture_curve(shares, tau)
+        for i, t in enumerate(tau):
+            count = int((shares >= t).sum())
+            known = stats.binomtest(count, m).proportion_ci(method="wilson")
+            assert curve[i] == count / m
+            assert (low[i], high[i]) == pytest.approx((known.low, known.high), abs=1e-12)
