@@ -69,7 +69,7 @@ def _draw(rows: Sequence[Reference]) -> Any:
     values = np.array([[row.metrics[name] for name in SHOWN] for row in rows])
     heat.imshow(values, cmap="Blues", vmin=0, vmax=1.3, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        heat.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=INK)
+        heat.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if value > 0.6 else INK)
     heat.set_xticks(range(len(SHOWN)), list(SHOWN.values()), fontsize=7)
     heat.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=7)
     heat.grid(False)
@@ -81,5 +81,5 @@ def _draw(rows: Sequence[Reference]) -> Any:
         curve.plot(tau, share, color=colour, linewidth=1.6, label=row.name)
         curve.fill_between(tau, low, high, color=colour, alpha=0.15, linewidth=0)
     curve.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="tau: share of the target's mass", title="Modes captured")
-    curve.legend(fontsize=7, loc="center left")
+    curve.legend(fontsize=7, loc="center left", bbox_to_anchor=(0, 0.7))
     return figure
