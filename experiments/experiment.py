@@ -55,7 +55,9 @@ class Outcome:
         metrics: by name; a metric that does not apply is left out, one that is undefined is NaN.
         curve_steps: the training steps kept, shape ``(S,)``, the first and the last among them.
         curves: by metric name, shape ``(S,)``.
-        modes: one array of shape ``(M,)`` for each of weight, target_mass, fitted_mass, captured, log_width.
+        modes: one array of shape ``(M,)`` for each of weight, target_mass, fitted_mass, captured, fair_share,
+            log_width, and forward_coverage_nats, forward_shape_nats, reverse_coverage_nats, reverse_shape_nats; one
+            that is not known is left out.
         samples: draws from the fitted distribution, shape ``(n, D)``.
         mean, covariance, weights: of a parametric fit, ``(D,)``, ``(D, D)`` and ``(components,)``.
     """

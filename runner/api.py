@@ -8,11 +8,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from experiments.catalogue import CATALOGUE
+from experiments.targets import Mixture
 from runner import spec
 from runner.errors import SweepError
 from runner.options import Options, cut, plan_sweep
@@ -189,6 +190,29 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return ("data", "dim", "points", "unit", "about"), [
         (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
     ]
+
+
+def references(target: str | None) -> list[tuple[str, Mapping[str, float]]]:
+    """What the metrics say of known fits of a target: their names, and the metrics by name.
+
+    Raises:
+        SweepError: there is no such target, or it is no mixture.
+    """
+    found = CATALOGUE.target(target) if target in CATALOGUE.target_names else None
+    if not isinstance(found, Mixture):
+        mixtures = [name for name in CATALOGUE.target_names if isinstance(CATALOGUE.target(name), Mixture)]
+        why = "references are fits of one target: choose it by --target NAME."
+        if found is not None:
+            why = f"'{target}' is no mixture, and references leave out or widen a mixture's components."
+        elif target is not None:
+            near = difflib.get_close_matches(target, mixtures, n=1)
+            why = f"'{target}' is not a shipped target." + (f" Did you mean '{near[0]}'?" if near else "")
+        raise SweepError(f"{why} Mixtures: {', '.join(mixtures)}")
+    from experiments.references import references as ladder
+    from runner.worker import one_thread
+
+    with one_thread():
+        return [(row.name, row.metrics) for row in ladder(found)]
 
 
 def _meaning(info: FieldInfo, value: Any) -> str:

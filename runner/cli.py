@@ -55,6 +55,7 @@ class Kind(StrEnum):
     sweeps = "sweeps"
     metrics = "metrics"
     data = "data"
+    references = "references"
 
 
 def _console() -> Console:
@@ -264,9 +265,28 @@ def show(
 def list_(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     names: Annotated[bool, typer.Option("--names", help="Print the names alone, one a line.")] = False,
+    target: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With references: the mixture target that they are fits of.")
+    ] = None,
     json_: AsJson = False,
 ) -> None:
-    """List what a sweep file may name, and what the columns mean."""
+    """List what a sweep file may name, and what the columns mean.
+
+    `list references --target grid25` shows what the metrics say of fits that are known: the target itself, without
+    some of its modes, at half and at double width, and one Gaussian of its mean and covariance. On this ladder any
+    fit's metrics have a place.
+    """
+    if kind is Kind.references:
+        found = api.references(target)
+        if json_:
+            print(json.dumps(display.references_json(found)))
+        elif names:
+            print("\n".join(name for name, _ in found))
+        else:
+            _console().print(display.references_view(found), highlight=False)
+        return
+    if target is not None:
+        raise SweepError("--target goes with `list references` alone")
     columns, rows = api.listing(kind.value)
     if json_:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))

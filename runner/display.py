@@ -193,6 +193,39 @@ def _signed(mean: float, half: float) -> str:
     return f"{mean:+.3g}" + (f" ±{half:.2g}" if half > 0 else "")
 
 
+def references_view(rows: Sequence[tuple[str, Mapping[str, float]]]) -> RenderableType:
+    """A row for each metric and a column for each known fit, which are fewer."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", no_wrap=True)
+    for name, _ in rows:
+        table.add_column(name, justify="right", overflow="fold")
+    for metric in _ladder_metrics(rows):
+        table.add_row(metric, *(_number(metrics.get(metric, math.nan)) for _, metrics in rows))
+    return table
+
+
+def references_json(rows: Sequence[tuple[str, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """The same with standard errors; null where a metric is not finite."""
+    return [
+        {"fit": name, **{key: value if math.isfinite(value) else None for key, value in metrics.items()}}
+        for name, metrics in rows
+    ]
+
+
+def _ladder_metrics(rows: Sequence[tuple[str, Mapping[str, float]]]) -> list[str]:
+    """Without errors; what neighbours tell first, as the literature's tables do."""
+    every = dict.fromkeys(name for _, metrics in rows for name in metrics if not name.endswith("_se"))
+    first = [name for name in every if name.startswith("knn_")]
+    first += [name for name in ("high_quality", "modes_captured", "entropic_coverage") if name in every]
+    return [*first, *(name for name in every if name not in first)]
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1e4 or math.isinf(value) else f"{value:.2e}"
+
+
 def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> RenderableType:
     """A list of named things and what each is."""
     table = Table(box=None, pad_edge=False, header_style="bold")

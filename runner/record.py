@@ -33,7 +33,12 @@ MODE = pa.struct(
         ("target_mass", pa.float64()),
         ("fitted_mass", pa.float64()),
         ("captured", pa.bool_()),
+        ("fair_share", pa.float64()),
         ("log_width", pa.float64()),
+        ("forward_coverage_nats", pa.float64()),
+        ("forward_shape_nats", pa.float64()),
+        ("reverse_coverage_nats", pa.float64()),
+        ("reverse_shape_nats", pa.float64()),
     ]
 )
 
@@ -279,8 +284,14 @@ def _modes(outcomes: Sequence[Outcome | Failure]) -> pa.ListArray:
     lengths = [np.size(o.modes["weight"]) if o.modes else None for o in outcomes]
     columns = [pa.array(_joined([np.arange(n) for n in lengths if n is not None], np.int64))]
     for name in measured:
-        values = [np.asarray(o.modes[name]) for o in outcomes if o.modes]
-        columns.append(pa.array(_joined(values, np.bool_ if name == "captured" else np.float64)))
+        if name == "captured":
+            columns.append(pa.array(_joined([np.asarray(o.modes[name]) for o in outcomes if o.modes], np.bool_)))
+            continue
+        held = [name in o.modes for o in outcomes if o.modes]
+        sizes = [np.size(o.modes["weight"]) for o in outcomes if o.modes]
+        values = [np.asarray(o.modes.get(name, np.zeros(np.size(o.modes["weight"])))) for o in outcomes if o.modes]
+        unknown = np.repeat(np.logical_not(held), sizes) if held else np.zeros(0, bool)
+        columns.append(pa.array(_joined(values, np.float64), mask=unknown))
     return _list_array(lengths, pa.StructArray.from_arrays(columns, fields=list(MODE)))
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from experiments import pointwise
+from experiments.metrics import importance, modes
+from experiments.metrics.estimate import Estimate, expectation
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Analytic, Mixture
@@ -19,7 +21,6 @@ from experiments.targets import Analytic, Mixture
 MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
-SMALLEST_MASS = 1e-300  # a mode that Q holds less of counts as holding this much, so that its cost stays finite
 
 __all__ = ["Evaluation", "Measure", "evaluate"]
 
@@ -34,41 +35,26 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Both:
-    """A measure of P or of Q with what was tallied over it; ``f`` is log p - log q."""
+    """A measure of P or of Q with what was tallied over it.
+
+    Args:
+        f: log p - log q, ``(K, N)``.
+        shares: p / (p + q) and q / (p + q), ``(K, N)`` each.
+    """
 
     measure: Measure
     tally: Tally
     f: Tensor
+    shares: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, mixture: StackedMixture, measure: Measure) -> _Both:
         counts = tally(mixture, measure)
-        return cls(measure, counts, counts.log_p - measure.log_q)
+        f = counts.log_p - measure.log_q
+        return cls(measure, counts, f, (torch.sigmoid(f), torch.sigmoid(-f)))
 
     def expectation(self, value: Tensor) -> Estimate:
-        """Mean of a function's values ``(K, N)``, and for independent draws the variance of that mean."""
-        weight = self.measure.weight
-        if self.measure.exact:
-            # A node without mass may have an infinite value, and 0 * inf is not 0.
-            mean = (weight * torch.where(weight > 0, value, 0.0)).sum(dim=1)
-            return Estimate(mean, torch.zeros_like(mean))
-        mean = value.mean(dim=1)  # draws weigh the same
-        return Estimate(mean, (value - mean.unsqueeze(1)).square_().sum(dim=1) / value.shape[1] ** 2)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Means ``(K,)`` and the variances of their errors."""
-
-    value: Tensor
-    variance: Tensor
-
-    def __add__(self, other: Estimate) -> Estimate:
-        """Of independent estimates."""
-        return Estimate(self.value + other.value, self.variance + other.variance)
-
-    def __mul__(self, factor: float) -> Estimate:
-        return Estimate(factor * self.value, factor**2 * self.variance)
+        return expectation(self.measure, value)
 
 
 def evaluate(
@@ -100,6 +86,7 @@ def evaluate(
     of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
     masses = _masses(of_p.tally, of_q.tally)
     estimates = _pointwise(of_p, of_q, level_p, level_q) | _chain_rule(of_p, of_q, *masses)
+    estimates |= importance.forward(of_p.f, p) | importance.reverse(of_q.f, q)
     if alpha is not None:
         sides = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
         estimates["alpha"] = sides[0] + sides[1]
@@ -107,16 +94,21 @@ def evaluate(
     columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
     table = {name: column.cpu().numpy() for name, column in columns.items()}
     widths = [_variance(mixture, side.tally) for side in (of_q, of_p)]
-    modes = {
+    columns = {
         "target_mass": masses[0],
         "fitted_mass": masses[1],
         "log_width": 0.5 * (widths[0] / widths[1]).log(),
         "nearest_mass": of_q.tally.nearest_mass,
         "target_in_ellipse": of_p.tally.in_ellipse,
         "fitted_in_ellipse": of_q.tally.in_ellipse,
+        "target_gated": of_p.tally.gated,
+        "fitted_gated": of_q.tally.gated,
+        "forward": of_p.tally.f,
+        "reverse": -of_q.tally.f,
     }
-    rows = {name: column.cpu().numpy() for name, column in modes.items()}
-    return [_cell(k, target, table, rows, heavy_q) for k, target in enumerate(targets)]
+    rows = {name: column.cpu().numpy() for name, column in columns.items()}
+    draws = None if p.exact else p.x.shape[2], None if q.exact else q.x.shape[2]
+    return [_cell(k, target, table, rows, draws, heavy_q) for k, target in enumerate(targets)]
 
 
 def _pointwise(of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
@@ -176,17 +168,18 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
     errors by the delta method: the coverage nats are a function of the masses, each divided by their sum, so
     each point contributes its derivative to their variance.
     """
-    a, b = a.clamp(min=SMALLEST_MASS), b.clamp(min=SMALLEST_MASS)
+    a, b = a.clamp(min=modes.SMALLEST_MASS), b.clamp(min=modes.SMALLEST_MASS)
+    p_cell, q_cell = (side.tally.mode.long().clamp(max=a.shape[1] - 1) for side in (of_p, of_q))  # ties sum indices
     estimates = {}
-    for name, own, other, first, second in (
-        ("forward", of_p, of_q, a, b),
-        ("reverse", of_q, of_p, b, a),
+    for name, own, other, cells, first, second in (
+        ("forward", of_p, of_q, (p_cell, q_cell), a, b),
+        ("reverse", of_q, of_p, (q_cell, p_cell), b, a),
     ):
         ratio = (first / second).log()
         coverage = (first * ratio).sum(dim=1)
         slopes = torch.stack([ratio - coverage.unsqueeze(1), 1.0 - first / second], dim=1)
         sign = 1.0 if own is of_p else -1.0
-        terms = [_slope(side, slopes, sign) for side in (own, other)]
+        terms = [_slope(side, cell, slopes, own is of_p) for side, cell in zip((own, other), cells, strict=True)]
         kl = own.expectation(sign * own.f)
         spread = own.expectation(terms[0]).variance, other.expectation(terms[1]).variance
         shape = own.expectation(sign * own.f - terms[0]).variance
@@ -195,11 +188,11 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
     return estimates
 
 
-def _slope(side: _Both, slopes: Tensor, sign: float) -> Tensor:
+def _slope(side: _Both, cell: Tensor, slopes: Tensor, forward: bool) -> Tensor:
     """What each point contributes, to first order, to a function of the masses: ``(K, N)``."""
-    mode = side.tally.mode.long().clamp(max=slopes.shape[2] - 1).unsqueeze(1)  # a tie sums the indices
-    inner, outer = slopes.gather(2, mode.expand(-1, 2, -1)).unbind(dim=1)
-    return inner * torch.sigmoid(sign * side.f) + outer * torch.sigmoid(-sign * side.f)
+    first, second = side.shares if forward else side.shares[::-1]
+    inner, outer = (slope.gather(1, cell) for slope in slopes.unbind(dim=1))
+    return inner.mul_(first).add_(outer.mul_(second))
 
 
 def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
@@ -212,26 +205,38 @@ def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
 
 
 def _cell(
-    k: int, target: Mixture, table: Mapping[str, np.ndarray], modes: Mapping[str, np.ndarray], heavy_q: bool
+    k: int,
+    target: Mixture,
+    table: Mapping[str, np.ndarray],
+    by_mode: Mapping[str, np.ndarray],
+    draws: tuple[int | None, int | None],
+    heavy_q: bool,
 ) -> Evaluation:
-    """One cell's numbers, without the padding of its modes."""
+    """One cell's numbers, without the padding of its modes; ``draws`` of P and of Q."""
     m = target.modes
-    mine = {name: column[k, :m] for name, column in modes.items()}
-    captured = mine["fitted_in_ellipse"] >= 0.1 * mine["target_in_ellipse"]
+    mine = {name: column[k, :m] for name, column in by_mode.items()}
+    p, q = _ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
+    captured = q.mass >= modes.FAIR * p.mass
     widths = np.where(captured, mine["log_width"], np.nan)
-    share = mine["nearest_mass"] / mine["nearest_mass"].sum()
-    entropy = float(-(share * np.log(np.where(share > 0, share, 1.0))).sum()) + 0.0
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
+    area, area_se = modes.capture_area(p, q)
+    metrics |= modes.entropic(mine["nearest_mass"], q.draws)
+    metrics |= modes.gated_entropic(mine["target_gated"], mine["fitted_gated"], q.draws)
     metrics |= {
         "modes_captured": float(captured.sum()),
         "modes_total": float(m),
-        "entropic_coverage": entropy / math.log(m) if m > 1 else math.nan,
-        "effective_modes": math.exp(entropy) / m,
+        "capture_area": area,
+        "capture_area_se": area_se,
+        "collapse_invoice": modes.collapse_invoice(target.weights, captured),
         "log_width": float(np.nanmean(widths)) if captured.any() else math.nan,
     }
+    nats = dict(modes.nats(mine["target_mass"], mine["fitted_mass"], mine["forward"], mine["reverse"]))
+    if target.df is not None and not heavy_q:
+        metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
     if target.df is not None and target.df <= 2 and not heavy_q:
         # -log q grows like the square, which has no mean under P; a finite sum over points would hide it.
         metrics |= {"forward_kl": math.inf, "forward_shape_nats": math.inf}
+        nats["forward_shape_nats"] = np.full(m, np.inf)
     return Evaluation(
         metrics,
         {
@@ -239,6 +244,15 @@ def _cell(
             "target_mass": mine["target_mass"],
             "fitted_mass": mine["fitted_mass"],
             "captured": captured,
+            "fair_share": modes.fair_shares(p, q),
             "log_width": widths,
+            **nats,
         },
     )
+
+
+def _ellipses(p: np.ndarray, q: np.ndarray, draws: tuple[int | None, int | None]) -> list[modes.InEllipses]:
+    """Of P and of Q, from ``(M, 3)``; where Q has no density, each side's points tell of that side alone."""
+    if np.isnan(p).any() or np.isnan(q).any():
+        p, q = p[:, [0, 0, 0]], q[:, :1] * np.array([1.0, 0.0, 0.0])
+    return [modes.InEllipses(side[:, 0], side[:, 1], side[:, 2], n) for side, n in zip((p, q), draws, strict=True)]

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from experiments import pointwise
-from experiments.metrics.density import Evaluation, _Both, _chain_rule, _masses, _pointwise
+from experiments.metrics import importance, modes
+from experiments.metrics.density import Evaluation, _Both, _chain_rule, _ellipses, _masses, _pointwise
 from experiments.metrics.partition import Measure, Tally
 from experiments.stacked_analytic import StackedAnalytic
 from experiments.targets import Analytic
-
-CAPTURED = 0.1  # of P's mass of a mode's cell
 
 
 def evaluate_analytic(
@@ -27,8 +26,8 @@ def evaluate_analytic(
     heavy_q: bool = False,
     alpha: Tensor | None = None,
 ) -> list[Evaluation]:
-    """As ``density.evaluate``. Where modes divide the space (``Form.cell``), one is captured if Q has a tenth of
-    P's mass of its cell; where they do not, no metric of modes is reported.
+    """As ``density.evaluate``. Where modes divide the space (``Form.cell``), their cells stand for their ellipses:
+    one is captured if Q has a tenth of P's mass of its cell. Where they do not, no metric of modes is reported.
     """
     stacked = StackedAnalytic.stack(targets, p.x.dtype, str(p.x.device))
     masses = targets[0].form.masses
@@ -36,29 +35,34 @@ def evaluate_analytic(
     estimates = _pointwise(of_p, of_q, None, level_q)
     for name in ("high_quality", "high_quality_ceiling"):
         del estimates[name]
-    modes: tuple[Tensor, ...] = ()
+    estimates |= importance.forward(of_p.f, p) | importance.reverse(of_q.f, q)
+    sides: tuple[Tensor, ...] = ()
     if masses is not None:
-        modes = _masses(of_p.tally, of_q.tally)
-        estimates |= _chain_rule(of_p, of_q, *modes)
+        sides = _masses(of_p.tally, of_q.tally)
+        estimates |= _chain_rule(of_p, of_q, *sides)
     if alpha is not None:
-        sides = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
-        estimates["alpha"] = sides[0] + sides[1]
+        halves = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
+        estimates["alpha"] = halves[0] + halves[1]
     columns = {name: e.value for name, e in estimates.items()}
     columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
     table = {name: column.cpu().numpy() for name, column in columns.items()}
-    held = [part.cpu().numpy() for part in (*modes, of_q.tally.mass)]
+    tallies = (of_p.tally, of_q.tally)
+    held = [part.cpu().numpy() for part in (*sides, *(t.in_ellipse for t in tallies), *(t.f for t in tallies))]
+    draws = p.x.shape[2], q.x.shape[2]
     rows = []
     for k, target in enumerate(targets):
         metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
+        found: dict[str, np.ndarray] = {}
+        if masses is not None:
+            counted, found = _modes(masses, [part[k] for part in held], draws)
+            metrics |= counted
+        if target.df is not None and not heavy_q:
+            metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
         if target.df is not None and target.df <= 2 and not heavy_q:
             metrics["forward_kl"] = math.inf
             if masses is not None:
                 metrics["forward_shape_nats"] = math.inf
-        found: dict[str, np.ndarray] = {}
-        if masses is not None:
-            target_mass, fitted_mass, drawn = (part[k] for part in held)
-            found = _modes(masses, target_mass, fitted_mass, drawn)
-            metrics |= _counted(found["captured"], drawn)
+                found["forward_shape_nats"] = np.full(len(masses), math.inf)
         rows.append(Evaluation(metrics, found))
     return rows
 
@@ -68,9 +72,12 @@ def _both(stacked: StackedAnalytic, measure: Measure, cells: int) -> _Both:
     log_p = stacked.log_prob(measure.x)
     mode = torch.zeros_like(log_p) if cells == 1 else stacked.cell(measure.x).to(log_p.dtype)
     f = log_p - measure.log_q
-    shares = (torch.ones_like(f), torch.sigmoid(f), torch.sigmoid(-f))
+    shares = torch.sigmoid(f), torch.sigmoid(-f)
     inside = [(mode == k).to(f.dtype) * measure.weight for k in range(cells)]
-    mass, p_share, q_share = (torch.stack([(own * share).sum(dim=1) for own in inside], dim=1) for share in shares)
+    mass, p_share, q_share, square, log_ratio = (
+        torch.stack([torch.where(own > 0, own * value, 0.0).sum(dim=1) for own in inside], dim=1)
+        for value in (torch.ones_like(f), *shares, shares[0].square(), f)
+    )
     nothing = torch.zeros_like(mass)
     counts = Tally(
         log_p=log_p,
@@ -81,31 +88,36 @@ def _both(stacked: StackedAnalytic, measure: Measure, cells: int) -> _Both:
         q_share=q_share,
         x=nothing,
         distance=nothing,
-        in_ellipse=nothing,
+        in_ellipse=torch.stack([mass, p_share, square], dim=2),
         nearest_mass=mass,
+        f=log_ratio,
+        gated=nothing,
     )
-    return _Both(measure, counts, f)
+    return _Both(measure, counts, f, shares)
 
 
-def _modes(weight: np.ndarray, target: np.ndarray, fitted: np.ndarray, drawn: np.ndarray) -> dict[str, np.ndarray]:
-    """One array ``(M,)`` for each column of the modes."""
-    return {
+def _modes(
+    weight: np.ndarray, held: list[np.ndarray], draws: tuple[int, int]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of a cell that count modes, and one array ``(M,)`` for each column of the modes."""
+    target, fitted, of_p, of_q, forward, reverse = held
+    p, q = _ellipses(of_p, of_q, draws)
+    captured = q.mass >= modes.FAIR * weight
+    area, area_se = modes.capture_area(p, q)
+    metrics = {
+        "modes_captured": float(captured.sum()),
+        "modes_total": float(len(weight)),
+        "capture_area": area,
+        "capture_area_se": area_se,
+        "collapse_invoice": modes.collapse_invoice(weight, captured),
+        **modes.entropic(q.mass, q.draws),
+    }
+    return metrics, {
         "weight": np.asarray(weight, dtype=float),
         "target_mass": target,
         "fitted_mass": fitted,
-        "captured": drawn >= CAPTURED * weight,
+        "captured": captured,
+        "fair_share": modes.fair_shares(p, q),
         "log_width": np.full(len(weight), math.nan),
-    }
-
-
-def _counted(captured: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-    """From Q's draws in each cell, as for mixtures."""
-    share = drawn / drawn.sum()
-    entropy = float(-(share * np.log(np.where(share > 0, share, 1.0))).sum()) + 0.0
-    count = len(share)
-    return {
-        "modes_captured": float(captured.sum()),
-        "modes_total": float(count),
-        "entropic_coverage": entropy / math.log(count) if count > 1 else math.nan,
-        "effective_modes": math.exp(entropy) / count,
+        **modes.nats(target, fitted, forward, -reverse),
     }

@@ -50,8 +50,11 @@ class Tally:
         p_share, q_share: sums of p / (p + q) and of q / (p + q), ``(K, M)``.
         x: ``(K, M, D)``.
         distance: squared Mahalanobis distance to the mode, ``(K, M)``.
-        in_ellipse: mass in each mode's 99 % ellipse, ``(K, M)``.
+        in_ellipse: mass in each mode's 99 % ellipse, and that mass times s and s^2 with s = p / (p + q),
+            ``(K, M, 3)``.
         nearest_mass: mass where a component's own density, without its weight, is the highest, ``(K, M)``.
+        f: log p - log q, ``(K, M)``.
+        gated: mass within the 99 % ellipse of the cell's own mode, ``(K, M)``.
     """
 
     log_p: Tensor
@@ -64,6 +67,8 @@ class Tally:
     distance: Tensor
     in_ellipse: Tensor
     nearest_mass: Tensor
+    f: Tensor
+    gated: Tensor
 
 
 def tally(mixture: StackedMixture, measure: Measure) -> Tally:
@@ -75,9 +80,10 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     pieces = [t.split(CHUNK, dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
     every = bool(equal.all())
     parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*pieces, strict=True)]
-    log_p, nearest, mode, sums, ellipse, own = zip(*parts, strict=True)
+    log_p, nearest, mode, sums, more, ellipse, own = zip(*parts, strict=True)
     total = _add(sums)
-    mass, p_share, q_share, top = total[:, :4].unbind(dim=1)
+    mass, p_share, q_share, distance = total[:, :4].unbind(dim=1)
+    f, gated = _add(more).unbind(dim=1)
     # Where all weights are equal the two partitions are one; so a cell's result needs no other cell's weights.
     nearest_mass = torch.where(equal, mass, _add(own))
     return Tally(
@@ -88,9 +94,11 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
         p_share=p_share,
         q_share=q_share,
         x=total[:, 4:].transpose(1, 2),
-        distance=top,
-        in_ellipse=_add(ellipse),
+        distance=distance,
+        in_ellipse=_add(ellipse)[:, [1, 2, 0]].transpose(1, 2),
         nearest_mass=nearest_mass,
+        f=f,
+        gated=gated,
     )
 
 
@@ -98,28 +106,34 @@ def _chunk(
     mixture: StackedMixture, limit: float, equal: bool, x: Tensor, weight: Tensor, log_q: Tensor
 ) -> tuple[Tensor, ...]:
     joint, distance = mixture.log_joint(x)
-    column = weight.unsqueeze(2)
-    inside = torch.bmm(torch.le(distance, limit, out=torch.empty_like(joint)), column).squeeze(2)
+    inside = torch.le(distance, limit, out=torch.empty_like(joint))
     top = joint.amax(dim=1, keepdim=True)
     hot = _hot(joint, top)
-    own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
     if equal:
-        nearest_mass = torch.zeros_like(inside)
+        nearest_mass = torch.zeros_like(inside[:, :, 0])
     else:
-        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), column).squeeze(2)
+        own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
+        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), weight.unsqueeze(2)).squeeze(2)
     numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
     mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)
     k, d, n = x.shape
-    rows = torch.empty(k, 4 + d, n, dtype=x.dtype, device=x.device)
-    rows[:, 0] = 1.0
-    torch.sigmoid(log_p - log_q, out=rows[:, 1])
-    torch.sigmoid(log_q - log_p, out=rows[:, 2])
+    rows = torch.empty(k, 7 + d, n, dtype=x.dtype, device=x.device)
+    rows[:, 0] = f = log_p - log_q
+    rows[:, 3] = 1.0
+    share = torch.sigmoid(f, out=rows[:, 4])
+    torch.mul(share, share, out=rows[:, 2])
+    torch.sigmoid(-f, out=rows[:, 5])
     nearest = distance.amin(dim=1)
-    rows[:, 3] = (hot * distance).sum(dim=1)
-    rows[:, 4:] = x
-    sums = torch.bmm(rows.mul_(weight.unsqueeze(1)), hot.transpose(1, 2))
-    return log_p, nearest, mode, sums, inside, nearest_mass
+    rows[:, 6] = own = (hot * distance).sum(dim=1)
+    torch.le(own, limit, out=rows[:, 1])
+    rows[:, 7:] = x
+    rows.mul_(weight.unsqueeze(1))
+    by_cell, by_ellipse = hot.transpose(1, 2), inside.transpose(1, 2)
+    more, ellipse, sums = (
+        torch.bmm(part, to) for part, to in ((rows[:, :2], by_cell), (rows[:, 2:5], by_ellipse), (rows[:, 3:], by_cell))
+    )
+    return log_p, nearest, mode, sums, more, ellipse, nearest_mass
 
 
 def _hot(score: Tensor, top: Tensor) -> Tensor:

@@ -59,6 +59,21 @@ DENSITY_METRICS: tuple[Metric, ...] = (
     ),
     Metric("modes_total", "modes", "modes of the target"),
     Metric(
+        "capture_area",
+        "",
+        "mean over the modes of min(1, r), with r the fit's share of the target's mass in the mode's 99 % ellipse: the"
+        " area under the curve of how many modes have r of at least tau, for tau from 0 to 1",
+        "higher",
+        has_error=True,
+    ),
+    Metric(
+        "collapse_invoice",
+        "nats",
+        "-ln of the captured modes' weight in the target: the reverse KL of a fit that loses the others and nothing"
+        " else, ln(K / m) for m of K equal modes",
+        "lower",
+    ),
+    Metric(
         "high_quality",
         "",
         "share of Q within 3 sd (Mahalanobis) of a mode; right at the ceiling, over-sharp above it",
@@ -68,10 +83,42 @@ DENSITY_METRICS: tuple[Metric, ...] = (
     Metric(
         "entropic_coverage",
         "",
-        "entropy of Q's masses of the modes over ln(modes) (EMC, Blessing et al. 2024)",
+        "entropy of Q's masses of the modes over ln(modes) (EMC, Blessing et al. 2024): a blur over all of them is 1"
+        " too",
         "higher",
+        has_error=True,
     ),
-    Metric("effective_modes", "", "exp of that entropy, as a share of the modes", "higher"),
+    Metric("effective_modes", "", "exp of that entropy, as a share of the modes", "higher", has_error=True),
+    Metric(
+        "gated_entropic_coverage",
+        "",
+        "the same entropy of the mass within the 99 % ellipses alone, times that mass (the target's own is 1), so that"
+        " blur does not count",
+        "higher",
+        has_error=True,
+    ),
+    Metric(
+        "ess_reverse",
+        "",
+        "effective sample size of Q's draws as a share, E_q[w]^2 / E_q[w^2] with w = p / q: blind to lost modes, 1 for"
+        " one perfect mode of many; by quadrature, without the 1e-4 of Q where w is the largest",
+        "higher",
+        has_error=True,
+    ),
+    Metric(
+        "ess_forward",
+        "",
+        "the same of the target's draws, 1 / E_p[w] (Blessing et al. 2024): sees lost modes, and is then near 0",
+        "higher",
+        has_error=True,
+    ),
+    Metric(
+        "log_z_reverse",
+        "nats",
+        "ln E_q[w], the target's evidence from Q's draws: 0 is right; where modes are lost it is about"
+        " -collapse_invoice, and its standard error knows nothing of that",
+        has_error=True,
+    ),
     Metric(
         "log_width",
         "",

@@ -24,9 +24,14 @@ DRAWS = 1024  # test points, and draws of Q
 KEPT_SAMPLES = 300
 WITHOUT_DENSITY = frozenset(  # metrics that draws of Q suffice for
     f"{name}{error}"
-    for name in ("modes_captured", "modes_total", "high_quality", "high_quality_ceiling", "entropic_coverage")
+    for name in (
+        *("modes_captured", "modes_total", "capture_area", "collapse_invoice", "log_width"),
+        *("high_quality", "high_quality_ceiling"),
+        *("entropic_coverage", "effective_modes", "gated_entropic_coverage"),
+    )
     for error in ("", "_se")
-) | {"effective_modes", "log_width"}
+)
+MODES_WITHOUT_DENSITY = frozenset({"weight", "captured", "fair_share", "log_width"})
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def _judgement(
     if evaluation is not None:
         noisy = cell.params.sample == "noisy"
         metrics |= {n: v for n, v in evaluation.metrics.items() if noisy or n in WITHOUT_DENSITY}
-        modes = {n: v for n, v in evaluation.modes.items() if noisy or n not in ("target_mass", "fitted_mass")}
+        modes = {n: v for n, v in evaluation.modes.items() if noisy or n in MODES_WITHOUT_DENSITY}
     if "coverage" not in metrics:
         labels["coverage_method"] = "knn"
         metrics |= _by_neighbours(target, x, generated)

@@ -15,9 +15,14 @@ MEANING = {
     "value": "the metric's value at that step, in its own unit",
     "mode": "the target's component, from 0",
     "weight": "the component's weight in the target",
-    "target_mass": "the target's probability in the mode's 99 % ellipse",
+    "target_mass": "the target's probability where this mode is the most responsible one",
     "fitted_mass": "the fit's probability there",
-    "captured": "whether fitted_mass is at least a tenth of target_mass",
+    "captured": "whether the fit has at least a tenth of the target's mass in the mode's 99 % ellipse",
+    "fair_share": "the fit's mass in the mode's 99 % ellipse over the target's there, by the draws of both",
+    "forward_coverage_nats": "this mode's part of the cell's forward_coverage_nats: negative for too much mass",
+    "forward_shape_nats": "this mode's part of the cell's forward_shape_nats",
+    "reverse_coverage_nats": "this mode's part of the cell's reverse_coverage_nats: negative for too little",
+    "reverse_shape_nats": "this mode's part of the cell's reverse_shape_nats",
     "log_width": "ln(sd of fit / sd of target) in this mode: negative over-sharp, positive blurry",
     "draw": "number of the draw, from 0",
 }
@@ -29,7 +34,7 @@ def curve_schema() -> pa.Schema:
 
 
 def mode_schema() -> pa.Schema:
-    """``cell_id, mode, weight, target_mass, fitted_mass, captured, log_width``."""
+    """``cell_id, mode, weight, target_mass, fitted_mass, captured``, ...: as in ``MODE``."""
     return pa.schema([_field("cell_id", pa.string(), "identity"), *_measured(MODE, {"mode"})])
 
 
@@ -40,8 +45,13 @@ def sample_schema(width: int) -> pa.Schema:
 
 
 def struct_rows(records: pa.Table, column: str, layout: pa.Schema) -> pa.Table:
-    """The entries of a column of lists of structs, each with its ``cell_id``, in their order."""
-    ids, entries = _explode(records, column)
+    """The entries of a column of lists of structs, each with its ``cell_id``, in their order.
+
+    A field that older records do not have is null.
+    """
+    entry = pa.struct([field for field in layout if field.name != "cell_id"])
+    place = records.schema.get_field_index(column)
+    ids, entries = _explode(records.set_column(place, column, records[column].cast(pa.list_(entry))), column)
     return pa.Table.from_arrays([ids, *entries.flatten()], schema=layout)
 
 
@@ -74,4 +84,6 @@ def _measured(entry: pa.StructType, keys: set[str]) -> list[pa.Field]:
 
 def _field(name: str, kind: pa.DataType, role: str) -> pa.Field:
     meaning = MEANING.get(name, "coordinate of a draw from the fit")
-    return pa.field(name, kind, metadata={"role": role, "unit": "", "meaning": meaning})
+    return pa.field(
+        name, kind, metadata={"role": role, "unit": "nats" if name.endswith("_nats") else "", "meaning": meaning}
+    )

@@ -104,7 +104,8 @@ def newest(records: pa.Table, cell_ids: Sequence[str]) -> np.ndarray:
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables of several experiments as one: a column that a table does not have is null in its rows.
 
-    Where two give one column different types, numbers become float64 and anything else text.
+    Where two give one column different types, numbers become float64, lists of structs get the fields of all, and
+    anything else becomes text.
     """
     kinds: dict[str, set[pa.DataType]] = {}
     for layout in {table.schema for table in tables}:
@@ -116,6 +117,11 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def _common(kinds: set[pa.DataType]) -> pa.DataType:
+    if all(pa.types.is_list(kind) and pa.types.is_struct(kind.value_type) for kind in kinds):
+        fields = {field.name: field for kind in kinds for field in kind.value_type}
+        widest = max(kinds, key=lambda kind: kind.value_type.num_fields).value_type
+        rest = [fields[name] for name in sorted(set(fields) - {field.name for field in widest})]
+        return pa.list_(pa.struct([*widest, *rest]))
     numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
     return pa.float64() if numeric else pa.string()
 

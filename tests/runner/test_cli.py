@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_what_is_not_there_is_said(say) -> None:
         assert "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("kind", list(cli.Kind))
+@pytest.mark.parametrize("kind", [kind for kind in cli.Kind if kind is not cli.Kind.references])
 def test_everything_that_can_be_listed(say, kind: str) -> None:
     table = say("list", kind).out
     names = say("list", kind, "--names").out.split()
@@ -157,6 +158,38 @@ def test_everything_that_can_be_listed(say, kind: str) -> None:
     assert names
     assert len(rows) == len(names)
     assert all(name in table for name in names)
+
+
+def test_references_are_a_ladder(say) -> None:
+    rows = json.loads(say("list", "references", "--target", "bimodal", "--json").out)
+    by_name = {row["fit"]: row for row in rows}
+    assert by_name["oracle"]["capture_area"] == pytest.approx(1.0)
+    assert by_name["one mode"]["collapse_invoice"] == pytest.approx(math.log(2))
+    assert by_name["half width"]["log_width"] == pytest.approx(-math.log(2), abs=0.05)
+    assert all(0 <= row["knn_recall"] <= 1 for row in rows)
+    names = say("list", "references", "--target", "bimodal", "--names").out.splitlines()
+    assert names == list(by_name)
+    table = say("list", "references", "--target", "bimodal").out
+    for name in ("knn_precision", "knn_coverage", "high_quality", "modes_captured", "ess_reverse", "capture_area"):
+        assert name in table
+    assert "references --target grid25" in " ".join(say("list", "--help").out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["references"], "--target NAME"),
+        (["references", "--target", "grid26"], "Did you mean 'grid25'"),
+        (["references", "--target", "faithful"], "is no mixture"),
+        (["references", "--target", "rings"], "is no mixture"),
+        (["targets", "--target", "grid25"], "list references"),
+    ],
+)
+def test_references_of_what_has_none(say, arguments: list[str], told: str) -> None:
+    said = say("list", *arguments)
+    assert said.code == 2
+    assert told in said.err
+    assert not said.out
 
 
 def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
