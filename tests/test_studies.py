@@ -129,7 +129,7 @@ def test_evenness_is_entropy_s_distance_from_that_of_equal_masses() -> None:
 def test_every_study_has_a_sweep_or_needs_none() -> None:
     for name, module in __main__.STUDIES.items():
         assert module is importlib.import_module(f"studies.{name}")
-        assert name in CATALOGUE.sweeps or name == "penalty"
+        assert name in CATALOGUE.sweeps or name in ("penalty", "ladder")
 
 
 def test_every_sweep_and_divergence_is_told_of() -> None:
