@@ -28,22 +28,20 @@ def densities(seed: int):  # type: ignore[no-untyped-def]
 
 
 def over_the_line(function) -> float:  # type: ignore[no-untyped-def]
-    return float(integrate.quad(function, -14, 14, limit=400, epsabs=1e-11)[0])
+    """Equal steps: their error falls faster than any power for what is smooth and gone at both ends."""
+    line = np.linspace(-14, 14, 20001)
+    return float(integrate.trapezoid(function(line), line))
 
 
 def share(p, q, integrand) -> float:  # type: ignore[no-untyped-def]
-    def at(x: float) -> float:
-        u = torch.tensor(math.log(p(x)) - math.log(q(x)), dtype=torch.float64)
-        return float((p(x) + q(x)) * integrand(u))
-
-    return over_the_line(at)
+    return over_the_line(lambda x: (p(x) + q(x)) * integrand(torch.from_numpy(np.log(p(x)) - np.log(q(x)))).numpy())
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_integrands_add_up_to_the_divergences(seed: int) -> None:
     p, q = densities(seed)
-    forward = over_the_line(lambda x: p(x) * math.log(p(x) / q(x)))
-    reverse = over_the_line(lambda x: q(x) * math.log(q(x) / p(x)))
+    forward = over_the_line(lambda x: p(x) * np.log(p(x) / q(x)))
+    reverse = over_the_line(lambda x: q(x) * np.log(q(x) / p(x)))
     assert share(p, q, pointwise.forward_kl) == pytest.approx(forward, abs=1e-7)
     assert share(p, q, pointwise.reverse_kl) == pytest.approx(reverse, abs=1e-7)
     for alpha in ALPHAS:
@@ -54,7 +52,8 @@ def test_integrands_add_up_to_the_divergences(seed: int) -> None:
 
 @pytest.mark.parametrize("integrand", [pointwise.forward_kl, pointwise.reverse_kl, pointwise.jensen_shannon])
 def test_nothing_is_charged_where_both_agree_and_never_less_than_nothing(integrand) -> None:  # type: ignore[no-untyped-def]
-    u = torch.linspace(-30, 30, 601, dtype=torch.float64)
+    # In steps of a tenth, with an exact zero: linspace ends up a rounding error beside it on some processors.
+    u = torch.arange(-300, 301, dtype=torch.float64) / 10
     charged = integrand(u)
     assert float(charged[300]) == 0
     assert (charged >= 0).all()
