@@ -36,7 +36,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --numprocesses logical --maxprocesses 4
 
 bench: install
 	$(BIN)/python -m benchmarks

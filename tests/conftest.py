@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Tests run side by side, a process for each core; read by torch and numpy when they are first imported.
+for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_threads, "1")
 
 settings.register_profile("modesweep", deadline=None)  # a busy machine is no failure
 settings.load_profile("modesweep")
