@@ -21,7 +21,9 @@ class Form(Protocol):
 
     ``log_z`` is that of the formula as its source writes it. ``maxima`` counts the local maxima of the density
     (a circle of maxima counts once), and ``places`` are some of them, ``(n, D)``. ``entropy`` has its error beside
-    it; 0 is a closed form. ``spread`` is the covariance, or where that is infinite one of the scales.
+    it; 0 is a closed form. ``spread`` is the covariance, or where that is infinite one of the scales. ``tails`` are
+    the powers of the distance that -log p grows like, in its slowest and in its fastest direction: 2 and 2 of a
+    Gaussian, 0 where it grows like a logarithm.
     """
 
     @property
@@ -40,6 +42,8 @@ class Form(Protocol):
     def spread(self) -> np.ndarray: ...
     @property
     def df(self) -> float | None: ...
+    @property
+    def tails(self) -> tuple[float, float]: ...
     @property
     def masses(self) -> np.ndarray | None: ...
     def log_prob(self, x: Array, lib: Any) -> Array: ...

@@ -27,6 +27,7 @@ class Funnel:
     log_z = 0.0
     maxima = 1
     df = None
+    tails = (0.0, math.inf)  # across the mouth, and across the neck
 
     @property
     def masses(self) -> np.ndarray:
@@ -77,6 +78,7 @@ class ManyWell:
     dim: int
 
     df = None
+    tails = (2.0, 4.0)
 
     def __post_init__(self) -> None:
         if self.dim % 2 or self.dim < 2:
@@ -191,6 +193,7 @@ class StudentTProducts:
     log_z = 0.0
     df = 2.0
     dim = 2
+    tails = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         for mean in self.means:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import optimize
+from scipy import optimize, stats
 
 from experiments.experiment import Outcome
 from experiments.gradients import GRADIENTS
@@ -131,6 +131,77 @@ def test_what_crosses_have_not_is_refused(given: dict[str, Any], says: str) -> N
     with pytest.raises(ValueError, match=says):
         KL_FIT.check(Params(target=target.name, **given), target)
     KL_FIT.check(Params(target=target.name, divergence="forward_kl", family="student_t"), target)
+
+
+def tail(name: str, r: np.ndarray, direction: list[float]) -> np.ndarray:
+    return analytic(name).log_prob(r[:, None] * np.array(direction))
+
+
+@pytest.mark.parametrize(
+    ("name", "slow", "fast"),
+    [
+        ("rings", [0.6, 0.8], [1.0, 0.0]),
+        ("two_rings", [0.6, 0.8], [1.0, 0.0]),
+        ("two_moons", [1.0, 0.0], [0.0, 1.0]),
+        ("double_well", [0.0, 1.0], [1.0, 0.0]),
+        ("student_t_jax", [1.0, 0.0], [0.7, 0.7]),
+    ],
+)
+def test_tails_grow_as_said(name: str, slow: list[float], fast: list[float]) -> None:
+    """How often -log p doubles while the distance does, far out."""
+    r = np.array([2e3, 4e3])
+    for power, direction in zip(analytic(name).form.tails, (slow, fast), strict=True):
+        near, far = -tail(name, r, direction)
+        assert math.log2(far / near) == pytest.approx(power, abs=0.15)
+
+
+def test_a_funnel_is_heavy_across_its_mouth_and_light_across_its_neck() -> None:
+    r = np.array([1e3, 1e6])
+    mouth = [-analytic("funnel2").log_prob(np.array([[2 * math.log(x), x]]))[0] for x in r]
+    assert mouth[1] / mouth[0] < 5  # of a thousandfold distance
+    near, far = -tail("funnel2", np.array([20.0, 40.0]), [-1.0, 1.0])
+    assert far / near > 1e6
+
+
+@pytest.mark.parametrize("alpha", [-0.7, 0.5, 1.5])
+@pytest.mark.parametrize("family", ["gaussian_full", "flow", "student_t"])
+@pytest.mark.parametrize("name", ["rings", "two_moons", "funnel10", "double_well"])
+def test_alpha_is_refused_where_the_tails_make_it_infinite(name: str, family: str, alpha: float) -> None:
+    """Does p^alpha q^(1 - alpha) rise along some line far out, for a wide Q, or below 0 for a narrow one?"""
+    target, params = analytic(name), Params(target=name, divergence="alpha", alpha=alpha, family=family)
+    r = np.array([40.0, 80.0, 160.0])
+    lines = [np.stack([x, y], 1) for x, y in ((r, 0 * r), (0 * r, r), (-r, r), (2 * np.log(r), r))]
+    rises = False
+    for line in lines:
+        x = np.zeros((3, target.dim))
+        x[:, :2] = line
+        origin, scale = np.zeros(target.dim), (9 if alpha > 0 else 0.01) * np.eye(target.dim)
+        log_q = stats.multivariate_normal(origin, scale).logpdf(x)
+        if family == "student_t":
+            log_q = stats.multivariate_t(origin, scale, df=params.family_df).logpdf(x)
+        value = alpha * target.log_prob(x) + (1 - alpha) * log_q
+        rises |= bool(value[2] > value[1] > value[0])
+    if name == "rings" and family != "student_t" and alpha > 1:
+        rises = True  # r^2 / 36 has passed r only beyond 160
+    if rises:
+        with pytest.raises(ValueError, match="is infinite"):
+            KL_FIT.check(params, target)
+    else:
+        KL_FIT.check(params, target)
+
+
+@pytest.mark.parametrize(("name", "finite"), [("funnel2", 1000), ("double_well", 5), ("many_well32", 5), ("rings", 3)])
+def test_student_t_fits_of_light_tails_are_refused(name: str, finite: int) -> None:
+    """E |x|^4 of a Student-t needs more than 4 degrees of freedom, and E exp(-x) has no value."""
+    for df in (3, 4, 5, 100):
+        params = Params(target=name, divergence="reverse_kl", family="student_t", family_df=df)
+        if df < finite:
+            with pytest.raises(ValueError, match="fall too fast"):
+                KL_FIT.check(params, analytic(name))
+        else:
+            KL_FIT.check(params, analytic(name))
+        KL_FIT.check(params.model_copy(update={"divergence": "forward_kl"}), analytic(name))
+        KL_FIT.check(params.model_copy(update={"divergence": "jensen_shannon"}), analytic(name))
 
 
 def test_other_experiments_refuse_what_they_cannot_do() -> None:

@@ -227,8 +227,6 @@ def test_errors_are_sums_over_dimensions_and_theta_says_what_a_weight_means() ->
 def test_entropic_coverage_is_there_for_every_mixture(name: str) -> None:
     """DenisBless/variational_sampling_methods, gaussian_mixture1d.yaml: ``has_entropy: False``, and no column."""
     target = mixture(name)
-    if target.dim > 60:
-        pytest.skip("a hundred dimensions add nothing but time")
     found = judged(target, target, n=500).metrics
     if target.modes == 1:
         assert math.isnan(found["entropic_coverage"])  # ln 1 is the scale
