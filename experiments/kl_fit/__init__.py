@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Literal
@@ -12,7 +11,8 @@ from pydantic import Field, StringConstraints
 
 from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
-from experiments.kl_fit.names import kl_weights, operations
+from experiments.kl_fit.names import operations
+from experiments.kl_fit.tails import check_tails
 from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
 from experiments.metrics import LABELS as COVERAGE_LABELS
 from experiments.targets import Analytic, Mixture, Points, Target
@@ -140,10 +140,7 @@ def check(params: Params, target: Target) -> None:
             f"family gaussian_mixture: each of its {params.components} components needs a sample at each step, and"
             f" there are {params.samples}. Use samples {params.components} or more"
         )
-    if target.df is not None and params.family != "student_t":
-        _check_tails(params, target, target.df)
-    if isinstance(target, Mixture) and params.family == "student_t" and operations(params) == "alpha":
-        _check_power_tails(params, target)
+    check_tails(params, target)
 
 
 def _check_names(params: Params) -> None:
@@ -167,33 +164,6 @@ def _check_names(params: Params) -> None:
         raise ValueError(
             f"estimator {params.estimator}: the samples of a gaussian_mixture are stratified, and their weights have"
             " exact gradients. Use estimator reparameterization"
-        )
-
-
-def _check_tails(params: Params, target: Target, df: float) -> None:
-    """Under a Student-t target -log q of a Gaussian grows like the square."""
-    if df <= 2 and kl_weights(params)[0] > 0:
-        raise ValueError(
-            f"{params.divergence}: target {target.name!r} has Student-t components with df {df:g}, whose variance is"
-            " infinite, so no Gaussian has a finite KL(P || Q). Use divergence reverse_kl, family student_t, or"
-            " df above 2"
-        )
-    if operations(params) == "alpha" and params.alpha is not None and params.alpha > 1:
-        raise ValueError(
-            f"alpha {params.alpha:g}: the tails of target {target.name!r} (Student-t, df {df:g}) are too heavy for any"
-            " Gaussian, and the divergence infinite. Use alpha below 1, or family student_t"
-        )
-
-
-def _check_power_tails(params: Params, target: Mixture) -> None:
-    """``p^alpha q^(1 - alpha)`` of densities ``r^-(df + D)`` has a finite integral where its mean df is above 0."""
-    assert params.alpha is not None
-    of_p = math.inf if target.df is None else target.df
-    if params.alpha * of_p + (1 - params.alpha) * params.family_df <= 0:
-        tails = "Gaussian" if target.df is None else f"Student-t, df {target.df:g}"
-        raise ValueError(
-            f"alpha {params.alpha:g}: beside the tails of a student_t with family_df {params.family_df} those of target"
-            f" {target.name!r} ({tails}) make the divergence infinite. Use alpha between 0 and 1, or another family"
         )
 
 

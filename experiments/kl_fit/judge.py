@@ -107,7 +107,7 @@ def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
 
 def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:
     generators = _generators(cells, device)
-    x_p = StackedMixture.stack([cell.target for cell in cells], torch.float64, device).draw(DRAWS, generators)
+    x_p = stack([cell.target for cell in cells], torch.float64, device).draw(DRAWS, generators)
     of_q = q.sample(randomness.normal((q.dim, DRAWS), generators, torch.float64))
     return _padded(cells, (x_p, q.log_prob(x_p)), of_q), of_q[0].transpose(1, 2).cpu().numpy()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -21,7 +21,9 @@ class Form(Protocol):
 
     ``log_z`` is that of the formula as its source writes it. ``maxima`` counts the local maxima of the density
     (a circle of maxima counts once), and ``places`` are some of them, ``(n, D)``. ``entropy`` has its error beside
-    it; 0 is a closed form. ``spread`` is the covariance, or where that is infinite one of the scales.
+    it; 0 is a closed form. ``spread`` is the covariance, or where that is infinite one of the scales. ``tails`` are
+    the powers of the distance that -log p grows like, in its slowest and in its fastest direction: 2 and 2 of a
+    Gaussian, 0 where it grows like a logarithm.
     """
 
     @property
@@ -40,6 +42,8 @@ class Form(Protocol):
     def spread(self) -> np.ndarray: ...
     @property
     def df(self) -> float | None: ...
+    @property
+    def tails(self) -> tuple[float, float]: ...
     @property
     def masses(self) -> np.ndarray | None: ...
     def log_prob(self, x: Array, lib: Any) -> Array: ...
@@ -81,8 +85,13 @@ class Analytic:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the formula's name and numbers."""
-        return hashlib.blake2b(repr(self.form).encode(), digest_size=16).hexdigest()
+        """Hash of the formula's name and numbers, and of coordinates that are not its own."""
+        h = hashlib.blake2b(_words(self.form).encode(), digest_size=16)
+        for name, part in (("center", self.center), ("factor", self.factor)):
+            if part is not None:
+                # Adding 0.0 turns -0.0 into 0.0, which is the same place.
+                h.update(name.encode() + (np.ascontiguousarray(part, dtype="<f8") + 0.0).tobytes())
+        return h.hexdigest()
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -96,8 +105,12 @@ class Analytic:
 
     @property
     def covariance(self) -> np.ndarray:
-        """``(D, D)``; infinite when df <= 2."""
-        return self.spread if self.df is None or self.df > 2 else np.full_like(self.spread, np.inf)
+        """``(D, D)``; when df <= 2 the variances are infinite, and those between the form's coordinates are not."""
+        if self.df is None or self.df > 2:
+            return self.spread
+        if self.factor is not None and np.count_nonzero(self.factor - np.diag(np.diag(self.factor))):
+            return np.full_like(self.spread, np.inf)  # each coordinate holds several of infinite variance
+        return np.where(np.eye(self.dim, dtype=bool), np.inf, self.spread)
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ class Analytic:
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """Log-density at ``(n, D)``, ``(n,)``."""
-        outward = x.T if self.factor is None else self._center[:, None] + self.factor @ x.T
+        outward = self._center[:, None] + (x.T if self.factor is None else self.factor @ x.T)
         return np.asarray(self.form.log_prob(outward, np) + self.log_volume)
 
     def draws(self, n: int) -> np.ndarray:
@@ -133,3 +146,16 @@ class Analytic:
 
     def _inward(self, x: np.ndarray) -> np.ndarray:
         return x if self.factor is None else np.linalg.solve(self.factor, x)
+
+
+def _words(form: Any) -> str:
+    """The repr of a form's dataclass, whose numbers may be numpy's: their own repr differs between its versions."""
+    numbers = (f"{part.name}={_plain(getattr(form, part.name))!r}" for part in fields(form))
+    return f"{type(form).__qualname__}({', '.join(numbers)})"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(part) for part in value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return value + 0.0 if isinstance(value, float) else value

@@ -13,6 +13,8 @@ from experiments.targets.analytic import Array
 from experiments.targets.monotone import Monotone, Table, from_normal, panels
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
+POINTS = 20_000  # to count masses with
+PLASTIC = (0.7548776662466927, 0.5698402909980532)  # 1 / g and 1 / g^2, g^3 = g + 1
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Funnel:
     log_z = 0.0
     maxima = 1
     df = None
+    tails = (0.0, math.inf)  # across the mouth, and across the neck
 
     @property
     def masses(self) -> np.ndarray:
@@ -61,7 +64,7 @@ class Funnel:
 
     def cell(self, x: Array, lib: Any) -> Array:
         """A funnel has one mode."""
-        return lib.zeros_like(x[..., 0, :])
+        return lib.zeros_like(x[..., 0, :], dtype=lib.int64)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class ManyWell:
     dim: int
 
     df = None
+    tails = (2.0, 4.0)
 
     def __post_init__(self) -> None:
         if self.dim % 2 or self.dim < 2:
@@ -173,7 +177,7 @@ def _well() -> _Well:
 
 @dataclass(frozen=True)
 class StudentTProducts:
-    r"""Equal components whose D coordinates are independent Student-t of 2 degrees of freedom and scale 1.
+    r"""Equal components in the plane whose coordinates are independent Student-t of 2 degrees of freedom and scale 1.
 
     .. math:: p(x) = \frac1M \sum_k \prod_i (2 + (x_i - m_{ki})^2)^{-3/2}
 
@@ -181,17 +185,20 @@ class StudentTProducts:
     is :math:`\operatorname{sech}^2(s) / 2`, so that samples are exact. Blessing et al. 2024.
 
     Args:
-        means: M tuples of D numbers.
+        means: M pairs of numbers.
     """
 
     means: tuple[tuple[float, ...], ...]
 
     log_z = 0.0
     df = 2.0
+    dim = 2
+    tails = (0.0, 0.0)
 
-    @property
-    def dim(self) -> int:
-        return len(self.means[0])
+    def __post_init__(self) -> None:
+        for mean in self.means:
+            if len(mean) != self.dim:
+                raise ValueError(f"means: entropy and masses are known in the plane alone, got {len(mean)} coordinates")
 
     @property
     def maxima(self) -> int:
@@ -199,11 +206,12 @@ class StudentTProducts:
 
     @property
     def places(self) -> np.ndarray:
+        """The centers: the arms of other components move the maxima by up to a tenth."""
         return np.array(self.means)
 
     @cached_property
     def entropy(self) -> tuple[float, float]:
-        """In two dimensions, by the trapezoidal rule in s."""
+        """By the trapezoidal rule in s."""
         values = [self._entropy(step) for step in (0.2, 0.1)]
         return values[1], abs(values[1] - values[0])
 
@@ -215,10 +223,17 @@ class StudentTProducts:
     def spread(self) -> np.ndarray:
         return np.eye(self.dim) + np.cov(self.places.T, bias=True)
 
-    @property
+    @cached_property
     def masses(self) -> np.ndarray:
-        """By components: those of the cells differ from these where components overlap."""
-        return np.full(self.maxima, 1 / self.maxima)
+        """Of the cells, which where components overlap are not their weights; to 1e-4.
+
+        Counted over points that fill the square of a component's quantiles evenly, ``x = v / sqrt((1 - v^2) / 2)`` at
+        ``v = 2 u - 1``: the additive recurrence of the plastic number, whose lattice no border of a cell follows.
+        """
+        v = 2 * (np.outer(PLASTIC, np.arange(POINTS) + 0.5) % 1) - 1
+        noise = v / np.sqrt(0.5 * (1 - v * v))
+        counts = [np.bincount(self.cell(noise + _column(m, noise, np), np), minlength=self.maxima) for m in self.means]
+        return np.sum(counts, axis=0) / (self.maxima * POINTS)
 
     def log_prob(self, x: Array, lib: Any) -> Array:
         joint = self._joint(x, lib)

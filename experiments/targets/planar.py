@@ -21,6 +21,7 @@ class _Radial:
 
     dim = 2
     df = None
+    tails = (2.0, 2.0)
 
     @property
     def borders(self) -> tuple[float, ...]:
@@ -110,6 +111,8 @@ class Rings(_Radial):
 
     dark: float = 1.001
 
+    tails = (1.0, 1.0)
+
     @property
     def end(self) -> float:
         return 4.5 * math.pi
@@ -171,6 +174,7 @@ class TwoMoons:
 
     dim = 2
     df = None
+    tails = (2.0, 2.0)
     maxima = 2
 
     @property
