@@ -56,7 +56,7 @@ def evaluate_analytic(
         if masses is not None:
             counted, found = _modes(masses, [part[k] for part in held], draws)
             metrics |= counted
-        if target.df is not None and not heavy_q:
+        if target.form.tails[0] < 2 and not heavy_q:
             metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
         if target.df is not None and target.df <= 2 and not heavy_q:
             metrics["forward_kl"] = math.inf

@@ -118,6 +118,11 @@ class Analytic:
         return tuple(f"x{i}" for i in range(self.dim))
 
     @property
+    def log_z(self) -> float:
+        """Of the formula as its source writes it; ``log_prob`` is normalised."""
+        return self.form.log_z
+
+    @property
     def entropy(self) -> tuple[float, float]:
         """In nats, and its error."""
         value, error = self.form.entropy

@@ -260,14 +260,16 @@ def test_densities_by_formula_have_the_same_columns(name: str) -> None:
     stacked = StackedAnalytic.stack([target] * 32, torch.float64)
     x_p, x_q = (stacked.draw(2000, [torch.Generator().manual_seed(s + k) for k in range(32)]) for s in (0, 100))
     own = [Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q)]
-    m = evaluate([target] * 32, *own)[0].metrics
+    m = evaluate([target] * 32, *own, heavy_q=True)[0].metrics
     assert m["ess_forward"] == m["ess_reverse"] == pytest.approx(1.0, abs=1e-9)
     normal = torch.distributions.MultivariateNormal(*(torch.as_tensor(v) for v in (target.mean, target.covariance)))
     torch.manual_seed(0)
     x_q = normal.sample((32, 2000)).mT.contiguous()
     wide = [Measure.of_draws(x, normal.log_prob(x.mT)) for x in (x_p, x_q)]
     found = evaluate([target] * 32, *wide)[0]
-    assert 0 < found.metrics["ess_forward"] < 1
+    # Along the funnel's mouth p falls slower than any Gaussian: draws would give some number for an infinite chi2.
+    ess = found.metrics["ess_forward"]
+    assert ess == 0 if name == "funnel2" else 0 < ess < 1
     if target.form.masses is None:
         assert not found.modes
         return
