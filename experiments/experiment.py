@@ -84,6 +84,8 @@ class Experiment:
         params: the pydantic model that the sweep file's parameters are read with.
         metrics: what each record reports; ``objective`` names the one that training minimises,
             by which nuisance parameters are chosen.
+        objective_of: parameters that say, with the target, what the objective is and among which models: those of
+            which two cells must agree before one can be called better. Empty where no such ranking makes sense.
         labels: text columns reported beside the metrics, name -> meaning.
         check: raises ValueError, with the reason and what would be allowed, for a combination of
             parameters and target that is undefined.
@@ -104,4 +106,5 @@ class Experiment:
     bytes_per_cell: Callable[[Any, Target], int]
     seconds_per_cell: Callable[[Any, Target], float]
     run_batch: Callable[[Sequence[Cell], str], list[Outcome]]
+    objective_of: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)

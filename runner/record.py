@@ -23,7 +23,8 @@ from runner.planning import Cell
 
 Status = Literal["ok", "diverged", "failed", "timeout"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-RESERVED = {"n", *(f"n_{status}" for status in STATUSES), "pareto", "nuisance_best"}  # columns of the summary
+# Columns of the summary.
+RESERVED = {"n", *(f"n_{status}" for status in STATUSES), "pareto", "nuisance_best", "sweep_best_gap"}
 
 CURVE = pa.struct([("step", pa.int64()), ("metric", pa.string()), ("value", pa.float64())])
 MODE = pa.struct(
@@ -97,7 +98,11 @@ def schema(experiment: Experiment) -> pa.Schema:
     twice = sorted({name for name in names if names.count(name) > 1 or name in RESERVED})
     if twice:
         raise ValueError(f"experiment '{experiment.name}' uses a column name that is taken: {', '.join(twice)}")
-    about = {"version": str(experiment.version), "objective": experiment.objective}
+    about = {
+        "version": str(experiment.version),
+        "objective": experiment.objective,
+        "objective_of": json.dumps(experiment.objective_of),
+    }
     return pa.schema(fields, metadata={"experiment": experiment.name, **about})
 
 

@@ -23,6 +23,7 @@ COUNTS = {
     "n_failed": "cells that raised an error",
     "n_timeout": "cells that ran past their time",
 }
+BEST = "objective_mean above the lowest objective of the sweep's cells with this target and this objective"
 STATISTICS = {
     "mean": "mean over seeds of: {}",
     "sd": "standard deviation over seeds of: {}",
@@ -38,11 +39,12 @@ def summarise(cells: pa.Table) -> pa.Table:
     95 % Student-t interval of the mean ``_ci_low``, ``_ci_high`` (NaN with a single seed). A label is its
     value, or where seeds differ each value with its number. ``pareto`` marks the configurations of one
     experiment and target that no other beats in both coverage and sharpness; ``nuisance_best`` the one of
-    lowest mean objective among those that differ only in nuisance parameters.
+    lowest mean objective among those that differ only in nuisance parameters. ``sweep_best_gap`` is how far the
+    mean objective lies above the lowest of any cell here that minimised the same: no truth, only what was found.
 
     Args:
         cells: as in ``cells.parquet``: fields with the metadata of ``runner.record``, and in the table's own
-            metadata ``objective`` and ``nuisance`` by experiment, as JSON.
+            metadata ``objective``, ``objective_of`` and ``nuisance`` by experiment, as JSON.
     """
     codes = pc.dictionary_encode(cells["configuration_id"].combine_chunks()).indices.to_numpy()
     first = np.unique(codes, return_index=True)[1]
@@ -70,6 +72,10 @@ def summarise(cells: pa.Table) -> pa.Table:
         (
             _field("nuisance_best", pa.bool_(), "mark", "lowest mean objective of its nuisance values"),
             _best(summary),
+        ),
+        (
+            _field("sweep_best_gap", pa.float64(), "mark", BEST),
+            _above_best(cells, summary, codes, ok),
         ),
     ]
     return _table([*zip(summary.schema, summary.columns, strict=True), *marks], cells.schema.metadata)
@@ -157,6 +163,30 @@ def _best(summary: pa.Table) -> np.ndarray:
         ranked = frame.sort_values(objective, kind="stable", na_position="last")
         best[ranked.groupby("setting").head(1).index] = True
     return best
+
+
+def _above_best(cells: pa.Table, summary: pa.Table, codes: np.ndarray, ok: np.ndarray) -> np.ndarray:
+    """NaN where the experiment ranks nothing, or no cell of the group has a finite objective."""
+    above = np.full(len(summary), np.nan)
+    objectives = by_experiment(cells, "objective")
+    for experiment, of in by_experiment(cells, "objective_of").items():
+        objective = objectives.get(experiment)
+        if not of or f"{objective}_mean" not in summary.column_names:
+            continue
+        names = [name for name in ("target", *of) if name in summary.column_names]
+        rows = summary.select(["experiment", *names, f"{objective}_mean"]).to_pandas()
+        rows = rows[rows["experiment"] == experiment]
+        if rows.empty:
+            continue
+        group = np.full(len(summary), -1)
+        group[rows.index] = _ngroup(rows, names)
+        values = cells[objective].to_numpy()
+        held = ok & np.isfinite(values) & (group[codes] >= 0)
+        best = np.full(group.max() + 1, np.inf)
+        np.minimum.at(best, group[codes[held]], values[held])
+        found = np.where(np.isfinite(best), best, np.nan)
+        above[rows.index] = rows[f"{objective}_mean"] - found[group[rows.index]]
+    return above
 
 
 def _settings(summary: pa.Table) -> Iterator[tuple[str, pd.DataFrame, list[str], str]]:

@@ -264,6 +264,7 @@ KL_FIT = Experiment(
     params=Params,
     metrics=METRICS,
     objective="objective",
+    objective_of=("divergence", "alpha", "forward_weight", "family", "family_df", "components"),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=bytes_per_cell,

@@ -187,6 +187,7 @@ VAE = Experiment(
     params=Params,
     metrics=METRICS,
     objective="objective",
+    objective_of=("kl_weight", "likelihood", "noise_std", "standardise"),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=bytes_per_cell,

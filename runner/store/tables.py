@@ -75,6 +75,7 @@ def write_tables(
     by_experiment = {
         "nuisance": json.dumps({name: list(parameters) for name, parameters in nuisance.items()}),
         "objective": json.dumps(found.objectives),
+        "objective_of": json.dumps({name: json.loads(of) for name, of in found.objectives_of.items()}),
     }
     cells = found.cells.replace_schema_metadata({**about, **by_experiment})
     write(folder / "cells.parquet", cells)
@@ -98,6 +99,7 @@ class _Found:
     cells: pa.Table
     places: Mapping[Path, tuple[np.ndarray, np.ndarray]]
     objectives: Mapping[str, str]
+    objectives_of: Mapping[str, str]
     sample_width: int
     other: int
 
@@ -121,6 +123,7 @@ def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Fou
         cells=_in_order(records.take(rows), [table.schema for _, table in shards]),
         places=places,
         objectives={_note(note, "experiment"): _note(note, "objective") for note in notes},
+        objectives_of={_note(note, "experiment"): _note(note, "objective_of") or "[]" for note in notes},
         sample_width=max(int(_note(note, "sample_width") or 0) for note in notes),
         other=distinct - len(rows),
     )

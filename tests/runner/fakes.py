@@ -90,6 +90,7 @@ TOY = Experiment(
         Metric("loss", "nats", "what training minimises", better="lower"),
     ),
     objective="loss",
+    objective_of=("rate",),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=lambda params, target: 1000 * params.size,

@@ -75,7 +75,8 @@ def test_every_field_says_its_role_unit_and_meaning() -> None:
         b"meaning": b"a number",
     }
     assert layout.field("coverage_se").metadata[b"error_of"] == b"coverage"
-    assert layout.metadata == {b"experiment": b"typed", b"version": b"1", b"objective": b"loss"}
+    about = {b"experiment": b"typed", b"version": b"1", b"objective": b"loss", b"objective_of": b'["rate"]'}
+    assert layout.metadata == about
 
 
 @pytest.mark.parametrize("name", ["seed", "coverage", "curves", "n_ok", "shape"])

@@ -40,6 +40,7 @@ def cells_of(frame: pd.DataFrame, nuisance: tuple[str, ...] = ()) -> pa.Table:
         for f in FLAT
     ]
     about = {"nuisance": json.dumps({"toy": list(nuisance)}), "objective": json.dumps({"toy": "loss"})}
+    about |= {"objective_of": json.dumps({"toy": list(TOY.objective_of)})}
     return pa.table(columns, schema=FLAT.with_metadata(about))
 
 
@@ -238,3 +239,33 @@ def test_only_the_best_nuisance_value_and_cells_that_are_ok_are_compared() -> No
     assert list(part.rows["loss"]) == [0.5, 0.5]
     frame["status"] = "failed"
     assert compared(frame) == []
+
+
+def test_the_best_of_the_sweep_is_what_brute_force_finds() -> None:
+    generator = np.random.default_rng(6)
+    n = 240
+    frame = pd.DataFrame(
+        {
+            "target": generator.choice(["near", "far"], n),
+            "rate": generator.choice([0.5, 2.0, 8.0], n),
+            "size": generator.choice([1, 2, 3], n),
+            "seed": np.arange(n),
+            "status": generator.choice(["ok", "failed"], n, p=[0.9, 0.1]),
+            "loss": generator.choice([np.nan, np.inf, -1.0, 0.5, 3.0], n) + generator.normal(size=n),
+        }
+    )
+    frame.loc[(frame["target"] == "near") & (frame["rate"] == 8.0), "status"] = "failed"
+    summary = summarise(cells_of(frame)).to_pandas()
+    assert summary["sweep_best_gap"].notna().any()
+    for row in summary.itertuples():
+        same = frame[(frame["target"] == row.target) & (frame["rate"] == row.rate) & (frame["status"] == "ok")]
+        own = same[(same["size"] == row.size)]["loss"].dropna()
+        found = same["loss"][np.isfinite(same["loss"])]
+        expected = own.mean() - found.min() if len(own) and len(found) else np.nan
+        np.testing.assert_allclose(row.sweep_best_gap, expected)
+
+
+def test_what_ranks_nothing_has_no_best() -> None:
+    cells = cells_of(pd.DataFrame({"rate": [0.5, 2.0], "loss": [1.0, 2.0]}))
+    about = {**cells.schema.metadata, b"objective_of": json.dumps({"toy": []}).encode()}
+    assert summarise(cells.replace_schema_metadata(about)).to_pandas()["sweep_best_gap"].isna().all()
