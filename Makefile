@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Several tests at once, each file's by one process. What starts Ray has the machine to itself.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: install demo test check bench study clean
 .DEFAULT_GOAL := help
@@ -30,13 +32,14 @@ demo: install
 	@echo "       $(BIN)/modesweep summary quickstart"
 
 test: check
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(PARALLEL) tests/experiments
+	$(BIN)/pytest -m slow --ignore tests/experiments
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow" --numprocesses logical --maxprocesses 4
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 bench: install
 	$(BIN)/python -m benchmarks
