@@ -16,7 +16,7 @@ from runner.planning import Cell, Plan
 __all__ = ["Batch", "Resources", "make_batches", "makespan"]
 
 MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
-STACK = 256  # beyond it the cost per cell no longer falls, and a stack leaves the processor's cache
+STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
 

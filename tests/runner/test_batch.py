@@ -106,9 +106,9 @@ def test_no_worker_waits_long_when_there_is_enough_to_share(workers: int, sizes:
     )
 
 
-@pytest.mark.parametrize(("workers", "expected"), [(1, 4), (2, 4), (3, 6), (4, 4)])
+@pytest.mark.parametrize(("workers", "expected"), [(1, 2), (2, 2), (3, 3), (4, 4)])
 def test_batches_are_no_smaller_than_they_must_be(workers: int, expected: int) -> None:
-    plan = plan_of({"size": [2], "rate": list(range(1, 26))}, seeds=20)  # 1000 cells, at most 256 in a stack
+    plan = plan_of({"size": [2], "rate": list(range(1, 26))}, seeds=20)  # 1000 cells, at most 512 in a stack
     assert len(batches_of(plan, workers=workers)) == expected
 
 
