@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.targets import Mixture
+from experiments.targets.mixture import log_normaliser
 
 FAR = 1e10  # whitened distance of padding: no point is near it, and its square is finite in single precision
 
@@ -201,7 +201,7 @@ def _arrays(target: Mixture, width: int) -> dict[str, np.ndarray]:
     inverse = np.linalg.inv(tril)
     with np.errstate(divide="ignore"):
         log_weights = np.log(np.concatenate([target.weights, np.zeros(pad)]))
-    log_scale = log_weights - np.log(np.einsum("kii->ki", tril)).sum(axis=1) + _log_normaliser(d, target.df)
+    log_scale = log_weights - np.log(np.einsum("kii->ki", tril)).sum(axis=1) + log_normaliser(d, target.df)
     whiten = inverse.transpose(1, 0, 2).reshape(d * width, d)
     offset = -np.einsum("kij,kj->ik", inverse, means)
     offset[:, m:] = FAR
@@ -215,10 +215,3 @@ def _arrays(target: Mixture, width: int) -> dict[str, np.ndarray]:
         "means": means.T.copy(),
         "tril": columns,
     }
-
-
-def _log_normaliser(dim: int, df: float | None) -> float:
-    """Of the standard component: Gaussian, or multivariate Student-t."""
-    if df is None:
-        return -0.5 * dim * math.log(2 * math.pi)
-    return math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) - 0.5 * dim * math.log(df * math.pi)

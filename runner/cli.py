@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,28 @@ import typer
 from rich.console import Console
 
 from runner import api, display
+from runner.arguments import (
+    Address,
+    AsJson,
+    CellsPerBatch,
+    DoneArgument,
+    Executor,
+    ExecutorName,
+    FailFast,
+    Kind,
+    MaxCells,
+    Mlflow,
+    OneCell,
+    Profiled,
+    Results,
+    RetryFailed,
+    Samples,
+    Seeds,
+    Set,
+    SweepArgument,
+    Tracking,
+    Workers,
+)
 from runner.errors import ModesweepError, SweepError
 from runner.options import Options
 from runner.progress import Silent, Terminal
@@ -30,75 +51,10 @@ app = typer.Typer(
 )
 
 
-class ExecutorName(StrEnum):
-    """Where batches run."""
-
-    tune = "tune"
-    inline = "inline"
-
-
-class MlflowMode(StrEnum):
-    """What becomes an MLflow run."""
-
-    cells = "cells"
-    groups = "groups"
-    off = "off"
-
-
-class Kind(StrEnum):
-    """What ``list`` lists."""
-
-    targets = "targets"
-    divergences = "divergences"
-    families = "families"
-    experiments = "experiments"
-    sweeps = "sweeps"
-    metrics = "metrics"
-    data = "data"
-    references = "references"
-
-
 def _console() -> Console:
     """As wide as the terminal; wide enough for tables where there is none, as in a log file."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if known else 120)
-
-
-SweepArgument = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A shipped sweep's name, or the path of a YAML file.")
-]
-DoneArgument = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of its results folder.")
-]
-Results = Annotated[Path, typer.Option(help="The folder that holds a folder for each sweep.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="AXIS=V1,V2", help="Replace a parameter's values. Repeatable."),
-]
-Seeds = Annotated[int | None, typer.Option(help="How many seeds, in place of the file's.")]
-Executor = Annotated[ExecutorName, typer.Option(help="As Ray Tune trials, or in this process.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Batches at a time. [default: the number of cores]")]
-Address = Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or HOST:PORT.")]
-CellsPerBatch = Annotated[int | None, typer.Option(min=1, help="In place of a number chosen from workers and memory.")]
-Tracking = Annotated[
-    str | None,
-    typer.Option(
-        help="MLflow tracking URI. [default: mlflow.db in the results folder]",
-        envvar="MLFLOW_TRACKING_URI",
-        show_default=False,
-    ),
-]
-Mlflow = Annotated[
-    MlflowMode | None,
-    typer.Option(help="An MLflow run for each cell, for each configuration, or none. [default: by size]"),
-]
-RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also run cells whose record is not ok.")]
-FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that is not ok.")]
-MaxCells = Annotated[int, typer.Option(min=1, help="Refuse a larger sweep.")]
-Samples = Annotated[bool, typer.Option("--samples/--no-samples", help="Write samples.parquet.")]
-Profiled = Annotated[bool, typer.Option("--profile", help="Write profile.json: where the time goes.")]
-OneCell = Annotated[str | None, typer.Option("--cell", metavar="ID", help="Run one cell, finished or not.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on standard output.")]
 
 
 @app.command()

@@ -165,19 +165,27 @@ def to_table(
         "modes": _modes(outcomes),
         "q_samples": _samples(outcomes),
     }
-    for f in layout:
-        if f.name in same:
-            columns[f.name] = pa.repeat(pa.scalar(same[f.name], f.type), len(cells))
-        elif roles[f.name] == "parameter":
-            convert = _column_type(experiment.params.model_fields[f.name].annotation)[1]
-            columns[f.name] = [convert(getattr(c.params, f.name)) for c in cells]
-        elif roles[f.name] == "metric":
-            columns[f.name] = [_number(o.metrics.get(f.name)) for o in outcomes]
-        elif roles[f.name] == "label":
-            columns[f.name] = [o.labels.get(f.name) for o in outcomes]
+    columns |= {f.name: pa.repeat(pa.scalar(same[f.name], f.type), len(cells)) for f in layout if f.name in same}
+    columns |= _declared(experiment, roles, cells, outcomes)
     width = max((np.shape(o.samples)[1] for o in outcomes if o.samples is not None), default=0)
     layout = layout.with_metadata({**layout.metadata, b"sample_width": str(width)})
     return pa.table([pa.array(columns[f.name], f.type, from_pandas=False) for f in layout], schema=layout)
+
+
+def _declared(
+    experiment: Experiment, roles: Mapping[str, str], cells: Sequence[Cell], outcomes: Sequence[Outcome | Failure]
+) -> dict[str, list[Any]]:
+    """The columns that are the experiment's own: parameters, metrics and labels."""
+    columns: dict[str, list[Any]] = {}
+    for name, role in roles.items():
+        if role == "parameter":
+            convert = _column_type(experiment.params.model_fields[name].annotation)[1]
+            columns[name] = [convert(getattr(c.params, name)) for c in cells]
+        elif role == "metric":
+            columns[name] = [_number(o.metrics.get(name)) for o in outcomes]
+        elif role == "label":
+            columns[name] = [o.labels.get(name) for o in outcomes]
+    return columns
 
 
 def _field(name: str, kind: Any, role: str, unit: str = "", meaning: str = "", **more: str) -> pa.Field:

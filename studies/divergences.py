@@ -7,10 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from runner.figures.style import FAINT, WORDS
-from studies.finding import Finding, panels
+from studies.finding import Finding, panels, spans
 
-BLUE, RED = WORDS[:2]
 ORDER = (
     "forward_kl",
     "alpha 1.5",
@@ -74,11 +72,7 @@ def _draw(table: pd.DataFrame, targets: list[str]) -> Any:
     for panel, target in zip(axes[0], targets, strict=True):
         rows = table.loc[target]
         at = [len(ORDER) - ORDER.index(name) for name in rows.index]
-        panel.hlines(at, rows["sharpness"], rows["coverage"], color=FAINT, linewidth=1.2, zorder=1)
-        panel.scatter(rows["coverage"], at, marker="s", s=34, color=BLUE, label="coverage", zorder=3)
-        panel.scatter(rows["sharpness"], at, marker="o", s=22, color=RED, label="sharpness", zorder=3)
-        for y, word in zip(at, rows["optimum_label"], strict=True):
-            panel.text(1.1, y, str(word).replace(":", " "), fontsize=7, va="center")
+        spans(panel, at, rows, [str(word).replace(":", " ") for word in rows["optimum_label"]])
         panel.set(title=target, xlim=(-0.03, 1.5), xticks=(0, 0.5, 1))
         panel.set_yticks(range(1, len(ORDER) + 1), ORDER[::-1], fontsize=8)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)

@@ -7,10 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from runner.figures.style import FAINT, WORDS
-from studies.finding import Finding, panels
+from studies.finding import Finding, panels, spans
 
-BLUE, RED = WORDS[:2]
 NUMBERS = ("coverage", "sharpness", "modes_captured", "forward_kl", "reverse_kl")
 CAPTION = (
     "Coverage (squares) and sharpness (points), means over seeds; at the right the fewest modes that a fit captured,"
@@ -54,11 +52,8 @@ def draw(table: pd.DataFrame) -> Any:
     for panel, name in zip(axes[0], names, strict=True):
         rows = table.loc[name]
         at = [len(lines) - lines.index(key) for key in rows.index]
-        panel.hlines(at, rows["sharpness"], rows["coverage"], color=FAINT, linewidth=1.2, zorder=1)
-        panel.scatter(rows["coverage"], at, marker="s", s=34, color=BLUE, label="coverage", zorder=3)
-        panel.scatter(rows["sharpness"], at, marker="o", s=22, color=RED, label="sharpness", zorder=3)
-        for y, row in zip(at, rows.itertuples(), strict=True):
-            panel.text(1.1, y, f"{row.fewest:.0f} of {row.modes_total:.0f}", fontsize=7, va="center")
+        beside = [f"{row.fewest:.0f} of {row.modes_total:.0f}" for row in rows.itertuples()]
+        spans(panel, at, rows, beside)
         panel.set(title=name, xlim=(-0.05, 1.5), xticks=(0, 0.5, 1))
     words = [", ".join(part.replace("_kl", " KL").replace("_", " ") for part in line) for line in lines]
     axes[0, 0].set_yticks(range(len(lines), 0, -1), words, fontsize=7.5)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from runner.figures.style import INK, PAPER
+from runner.figures.style import FAINT, INK, PAPER, WORDS
 
 LEVELS = (0.5, 0.9, 0.99)  # mass inside the contours of a Gaussian
 
@@ -57,6 +57,16 @@ def shade(panel: Any, log_prob: Any, limits: tuple[float, float]) -> None:
     panel.contourf(x, y, density, levels=np.linspace(0.04, 1, 8) * density.max(), cmap="Greys", alpha=0.75)
     panel.set(xlim=limits, ylim=limits, aspect="equal")
     panel.grid(False)
+
+
+def spans(panel: Any, at: Sequence[int], rows: pd.DataFrame, words: Sequence[str]) -> None:
+    """From sharpness to coverage, a line for each row, with a word beside it."""
+    blue, red = WORDS[:2]
+    panel.hlines(at, rows["sharpness"], rows["coverage"], color=FAINT, linewidth=1.2, zorder=1)
+    panel.scatter(rows["coverage"], at, marker="s", s=34, color=blue, label="coverage", zorder=3)
+    panel.scatter(rows["sharpness"], at, marker="o", s=22, color=red, label="sharpness", zorder=3)
+    for y, word in zip(at, words, strict=True):
+        panel.text(1.1, y, word, fontsize=7, va="center")
 
 
 def boundary(panel: Any, at: float, text: str, height: float = 0.98) -> None:

@@ -112,8 +112,7 @@ def _text(numbers: np.ndarray) -> str:
 def _log_prob(target: str) -> Any:
     if target == "bishop":
         return stats.multivariate_normal(np.zeros(2), BISHOP).logpdf
-    parts = [stats.multivariate_normal(m, c).pdf for m, c in zip(MURPHY.means, MURPHY.covariances, strict=True)]
-    return lambda x: np.log(sum(part(x) for part in parts) / len(parts))
+    return MURPHY.log_prob
 
 
 def _draw(cells: pd.DataFrame) -> Any:

@@ -97,16 +97,9 @@ class Mixture:
         parts = []
         for weight, mean, factor in zip(self.weights, self.means, np.linalg.cholesky(self.covariances), strict=True):
             square = (np.linalg.solve(factor, (x - mean).T) ** 2).sum(axis=0)
-            parts.append(math.log(weight) - np.log(np.diag(factor)).sum() + self._log_kernel(square))
-        return np.asarray(np.logaddexp.reduce(parts, axis=0))
-
-    def _log_kernel(self, square: np.ndarray) -> np.ndarray:
-        """Log-density of a component of unit scale, by the squared distance from its mean."""
-        d = self.dim
-        if self.df is None:
-            return -0.5 * (square + d * math.log(2 * math.pi))
-        constant = math.lgamma((self.df + d) / 2) - math.lgamma(self.df / 2) - d / 2 * math.log(self.df * math.pi)
-        return constant - (self.df + d) / 2 * np.log1p(square / self.df)
+            tail = square if self.df is None else (self.df + self.dim) * np.log1p(square / self.df)
+            parts.append(math.log(weight) - np.log(np.diag(factor)).sum() - 0.5 * tail)
+        return np.asarray(np.logaddexp.reduce(parts, axis=0) + log_normaliser(self.dim, self.df))
 
     @property
     def coordinates(self) -> tuple[str, ...]:
@@ -124,3 +117,10 @@ class Mixture:
             own = component == k
             noise[own] = self.means[k] + noise[own] @ factor.T
         return noise
+
+
+def log_normaliser(dim: int, df: float | None) -> float:
+    """Of the standard component: Gaussian, or multivariate Student-t."""
+    if df is None:
+        return -0.5 * dim * math.log(2 * math.pi)
+    return math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) - 0.5 * dim * math.log(df * math.pi)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,29 +17,31 @@ ROUND = 12  # decimals of what quadrature gives, so that it is the same on every
 
 
 @dataclass(frozen=True)
-class _Radial:
-    """A density that depends on the radius alone; ``_profile`` is its logarithm, up to log Z."""
+class _Radial(ABC):
+    """A density that depends on the radius alone, told by its profile, its modes and where to integrate."""
 
     dim = 2
     df = None
     tails = (2.0, 2.0)
 
     @property
+    @abstractmethod
     def borders(self) -> tuple[float, ...]:
         """Radii between the modes."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def peaks(self) -> tuple[float, ...]:
         """Radii of the modes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _profile(self, r: Array, lib: Any) -> Array:
-        raise NotImplementedError
+        """Log-density at a radius, up to log Z."""
 
     @property
+    @abstractmethod
     def _edges(self) -> np.ndarray:
-        raise NotImplementedError
+        """Of the panels that integrals over the radius are summed by."""
 
     @property
     def maxima(self) -> int:

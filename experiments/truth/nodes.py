@@ -7,7 +7,6 @@ the border between two far modes, is what has to be resolved; hence levels, each
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from experiments.stacked_mixture import LEAST
 from experiments.targets import Mixture
+from experiments.targets.mixture import log_normaliser
 
 # Spacing and radius, in standard deviations. The first level is for the search: 1e-8 of the mass is beyond.
 LEVELS = {
@@ -94,7 +94,7 @@ def log_prob_and_score(target: Mixture, x: np.ndarray, score: bool = True) -> tu
     tril = np.linalg.cholesky(target.covariances)
     inverse = np.linalg.inv(tril)
     log_det = np.log(np.einsum("kii->ki", tril)).sum(axis=1)
-    log_scale = np.log(target.weights / target.weights.sum()) - log_det + _log_normaliser(d, df)
+    log_scale = np.log(target.weights / target.weights.sum()) - log_det + log_normaliser(d, df)
     offset = np.einsum("kij,kj->ik", inverse, target.means).reshape(-1, 1)
     whiten = torch.as_tensor(inverse.transpose(1, 0, 2).reshape(-1, d))
     shift, scale = torch.as_tensor(offset), torch.as_tensor(log_scale[:, None])
@@ -126,10 +126,3 @@ def _piece(
     if df is not None:
         share.mul_((df + d) / (df + distance))
     return value, -(whiten.T @ y.mul_(share).view(-1, n)).T
-
-
-def _log_normaliser(dim: int, df: float | None) -> float:
-    """Of the standard component."""
-    if df is None:
-        return -0.5 * dim * math.log(2 * math.pi)
-    return math.lgamma(0.5 * (df + dim)) - math.lgamma(0.5 * df) - 0.5 * dim * math.log(df * math.pi)
