@@ -141,3 +141,10 @@ def test_every_sweep_and_divergence_is_told_of() -> None:
     linked = re.findall(r"\]\(([^)#]+)", told + explained)
     assert len(linked) > 10
     assert [link for link in linked if not (docs / link).exists()] == []
+
+
+def test_every_metric_is_explained() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    reported = {metric.name for experiment in CATALOGUE.experiments.values() for metric in experiment.metrics}
+    assert {name for name in reported if not re.search(rf"\b{name}\b", page)} == set()
+    assert all((Path(__file__).parents[1] / "docs" / link).exists() for link in re.findall(r"\]\(([^)#]+)", page))
