@@ -40,11 +40,16 @@ class Reference:
 
 def references(target: Mixture, seed: int = 0) -> list[Reference]:
     """The rows of one target: a ladder on which any fit's metrics have a place."""
+    return judged(target, fits(target), seed)
+
+
+def judged(target: Mixture, known: Mapping[str, Mixture], seed: int = 0) -> list[Reference]:
+    """Any known fits of one target by name, each from 10,000 draws; P's are the same for all."""
     p = StackedMixture.stack([target], torch.float64)
     generators = randomness.generators([seed], "data")
     x_p = p.draw(DRAWS, generators)
     rows = []
-    for name, q in fits(target).items():
+    for name, q in known.items():
         stacked = StackedMixture.stack([q], torch.float64)
         x_q = stacked.draw(DRAWS, randomness.generators([seed], "evaluation"))
         of_p, of_q = (Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q))

@@ -54,7 +54,7 @@ app = typer.Typer(
 def _console() -> Console:
     """As wide as the terminal; wide enough for tables where there is none, as in a log file."""
     known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(width=None if known else 120)
+    return Console(width=None if known else 120, markup=False)
 
 
 @app.command()
@@ -230,7 +230,7 @@ def list_(
 
     `list references --target grid25` shows what the metrics say of fits that are known: the target itself, without
     some of its modes, at half and at double width, and one Gaussian of its mean and covariance. On this ladder any
-    fit's metrics have a place.
+    fit's metrics have a place. docs/metrics has a page for each column, docs/divergences for each divergence.
     """
     if kind is Kind.references:
         found = api.references(target)
@@ -325,7 +325,7 @@ def main() -> None:
 
 
 def _fail(error: ModesweepError, code: int) -> None:
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     console.print("modesweep: ", style="bold red", end="")
     console.print(str(error), markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)

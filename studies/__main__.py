@@ -17,16 +17,21 @@ from runner.api import load_sweep
 from runner.figures.style import RC
 from studies import (
     alpha_path,
+    best_gaussians,
     dimension,
     divergences,
     families_2d,
+    fit_metrics,
     flows,
     gan_protocol,
+    gradient_metrics,
     gradients,
     ladder,
+    metrics,
     penalty,
     phase_diagram,
     textbook,
+    vae_metrics,
 )
 from studies.finding import Finding
 
@@ -42,6 +47,11 @@ STUDIES: dict[str, ModuleType] = {
     "gradients": gradients,
     "flows": flows,
     "families_2d": families_2d,
+    "best_gaussians": best_gaussians,
+    "metrics": metrics,
+    "fit_metrics": fit_metrics,
+    "vae_metrics": vae_metrics,
+    "gradient_metrics": gradient_metrics,
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110
@@ -67,6 +77,10 @@ def main() -> None:
             finding = STUDIES[name].find(cells[cells["status"] == "ok"] if len(cells) else cells)
             if finding.figure is not None:
                 save(finding.figure, options.out / f"{name}.png")
+            for picture, figure in finding.pictures.items():
+                path = options.out / f"{picture}.png"
+                path.parent.mkdir(exist_ok=True)
+                save(figure, path)
         finding.table.to_csv(options.out / f"{name}.csv", index=False)
         (options.out / f"{name}.md").write_text(section(name, finding))
         print(f"{name}\n" + "\n".join(f"- {line}" for line in finding.said) + "\n")
@@ -84,7 +98,8 @@ def save(figure: Any, path: Path) -> None:
 HEAD = """# Studies
 
 What the shipped sweeps found, with the tables (csv) behind the pictures. `make study` runs the sweeps and writes all of
-this. `docs/studies.md` tells what to look for.
+this. `docs/studies.md` tells what to look for. The last five need no sweep and draw the pictures of `docs/metrics` and
+`docs/divergences`.
 """
 
 
@@ -96,6 +111,9 @@ def section(name: str, finding: Finding) -> str:
     lines += [f"- {sentence}" for sentence in finding.said]
     if finding.figure is not None:
         lines += ["", f"![{name}]({name}.png)", "", finding.caption]
+    if finding.pictures:
+        links = [f"[{picture.split('/')[1]}]({picture}.png)" for picture in finding.pictures]
+        lines += ["", f"Pictures: {', '.join(links)}"]
     return "\n".join([*lines, "", f"Table: [{name}.csv]({name}.csv)", ""])
 
 

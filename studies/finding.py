@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,14 @@ class Finding:
         table: small enough to be read.
         figure: a matplotlib figure, or None.
         caption: of the figure.
+        pictures: more figures, by path below the folder of results, without suffix: for pages of docs/.
     """
 
     said: Sequence[str]
     table: pd.DataFrame
     figure: Any | None = None
     caption: str = ""
+    pictures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def panels(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Any, np.ndarray]:

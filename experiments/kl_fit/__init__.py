@@ -20,7 +20,7 @@ from experiments.targets import Analytic, Mixture, Points, Target
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
 
-# One line each; docs/divergences.md has the rest.
+# One line each; docs/divergences has the rest.
 MEANINGS = {
     "forward_kl": "KL(P || Q), mean of log p - log q under P: what P has and Q lacks costs most; covers",
     "reverse_kl": "KL(Q || P), mean of log q - log p under Q: what Q has and P lacks costs most; seeks a mode",
