@@ -39,18 +39,17 @@ class Adam:
         """One step at ``rate`` times each learning rate; cells where ``active`` ``(K,)`` is False stay put."""
         self.steps += 1
         beta1, beta2 = self.betas
-        scale = rate / (1 - beta1**self.steps)
         correction = (1 - beta2**self.steps) ** 0.5
+        scale = rate * correction / (1 - beta1**self.steps)
         rows = zip(self.parameters, gradients, self._rates, self._first, self._second, strict=True)
         for parameter, gradient, learning_rate, first, second in rows:
             first.lerp_(gradient, 1 - beta1)
             second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            move = first / second.sqrt().div_(correction).add_(self.eps)
-            move.mul_(learning_rate).mul_(scale)
+            move = first / second.sqrt().add_(self.eps * correction).div_(learning_rate)
             if active is not None:
                 # A product with 0 would keep the NaN of a diverged cell.
                 move = torch.where(_broadcast(active, move), move, 0.0)
-            parameter.sub_(move)
+            parameter.sub_(move, alpha=scale)
 
 
 class SGD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -109,18 +110,20 @@ class StackedMixture:
             normal: ``(K, D, N)``.
             gamma: of concentration df / 2, ``(K, N)``; for Student-t components only.
         """
-        upper = self.log_weights.exp().cumsum(dim=1)
-        # What rounding leaves between the last sum and 1 belongs to the last component that has weight.
-        upper = torch.where(upper >= upper[:, -1:], torch.full_like(upper, 2.0), upper)
-        lower = torch.cat([torch.zeros_like(upper[:, :1]), upper[:, :-1]], dim=1)
-        u = uniform.unsqueeze(1)
-        chosen = ((u >= lower) & (u < upper)).to(normal.dtype)
+        k, d, n = normal.shape
+        chosen = self._chosen(uniform)
         if gamma is not None:
             assert self.df is not None
             normal = normal * (0.5 * self.df / gamma.unsqueeze(1)).sqrt()
-        k, d, n = normal.shape
-        spread = (normal.unsqueeze(2) * chosen.unsqueeze(1)).view(k, d * self.components, n)
-        return torch.baddbmm(torch.baddbmm(self.center, self.means, chosen), self.tril, spread)
+        if d > self.components:
+            spread = (normal.unsqueeze(2) * chosen.unsqueeze(1)).view(k, d * self.components, n)
+            return torch.baddbmm(torch.baddbmm(self.center, self.means, chosen), self.tril, spread)
+        # Each point's own mean and factor take less than a copy of its noise for each component.
+        own = torch.bmm(self._affine, chosen)
+        x = own[:, :d].contiguous()
+        for j in range(d):
+            x.addcmul_(own[:, d + j * d : 2 * d + j * d], normal[:, j : j + 1])
+        return x
 
     def draw(self, n: int, generators: Sequence[torch.Generator]) -> Tensor:
         """``(K, D, n)`` exact samples, those of mixture k from generator k alone."""
@@ -136,6 +139,27 @@ class StackedMixture:
             mixing = None if gamma is None else gamma[:, part]
             pieces.append(self.sample(uniform[:, part], normal[:, :, part], mixing))
         return torch.cat(pieces, dim=2)
+
+    @cached_property
+    def _spans(self) -> tuple[Tensor, Tensor]:
+        """Where each component's share of [0, 1) begins and ends, ``(K, M, 1)`` each."""
+        upper = self.log_weights.exp().cumsum(dim=1)
+        # What rounding leaves between the last sum and 1 belongs to the last component that has weight.
+        upper = torch.where(upper >= upper[:, -1:], torch.full_like(upper, 2.0), upper)
+        return torch.cat([torch.zeros_like(upper[:, :1]), upper[:, :-1]], dim=1), upper
+
+    @cached_property
+    def _affine(self) -> Tensor:
+        """Each component's mean and the columns of its factor, ``(K, D + D * D, M)``."""
+        k, d, m = self.means.shape
+        columns = self.tril.view(k, d, d, m).transpose(1, 2).reshape(k, d * d, m)
+        return torch.cat([self.means + self.center, columns], dim=1)
+
+    def _chosen(self, uniform: Tensor) -> Tensor:
+        """One-hot over the components, ``(K, M, N)``."""
+        lower, upper = self._spans
+        u, like = uniform.unsqueeze(1), uniform.new_empty(len(uniform), self.components, uniform.shape[1])
+        return torch.ge(u, lower, out=like).mul_(torch.lt(u, upper, out=torch.empty_like(like)))
 
     def _log_joint(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, d, n = x.shape
@@ -153,11 +177,10 @@ class StackedMixture:
         k, d, n = x.shape
         joint, distance, y = self._log_joint(x)
         share, total, top = shares(joint)
-        share.div_(total)
         if self.df is not None:
             share = share * ((self.df + d) / (self.df + distance))
         pull = y.view(k, d, self.components, n).mul_(share.unsqueeze(1)).view(k, d * self.components, n)
-        score = torch.bmm(self.whiten.transpose(1, 2), pull).neg_()
+        score = torch.bmm(self.whiten.transpose(1, 2), pull).div_(-total)
         return total.log_().add_(top).squeeze(1), score
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 from runner import provenance
 from runner.comparison import markdown
 from runner.executors import BatchResult, Executor, open_executor
+from runner.executors.background import in_background
 from runner.experiment import Catalogue
 from runner.lookup import comparisons
 from runner.options import Options, cut, plan_sweep
@@ -23,7 +24,7 @@ from runner.planning import Plan
 from runner.profile import Profile
 from runner.progress import Listener, Silent, Tally
 from runner.provenance import Provenance, code_version
-from runner.report import write_report
+from runner.report import load_libraries, write_report
 from runner.spec import Sweep
 from runner.store.files import remove_leftovers
 from runner.store.lock import hold
@@ -113,6 +114,8 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 follower = _follow(folder, plan, origin, options, listener)
             with clock("cells"):
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
+            if plan.todo:
+                in_background(executor.close)  # workers end while the tables are made
         with clock("tables"):
             counts = write_tables(
                 folder,
@@ -197,6 +200,8 @@ def _run_cells(
     try:
         with closing(executor.run(batches)) as results:
             for result in results:
+                if not tally.statuses:
+                    in_background(load_libraries)  # seconds that need not be spent after the last cell
                 write_shard(folder, profile.take(result))
                 statuses = Counter(result.table["status"].to_pylist())
                 if not tally.failed and set(statuses) != {"ok"}:

@@ -6,6 +6,7 @@ It is made from the files of a results folder alone and needs no network to be r
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,12 @@ class Section:
     measures: tuple[str, ...]
     rows: tuple[tuple[tuple[str, ...], tuple[Value, ...]], ...]
     notes: tuple[str, ...]
+
+
+def load_libraries() -> None:
+    """Import what the summary and the figures need, so that they need not wait for it."""
+    for name in ("pandas", "scipy.special", "matplotlib.figure"):
+        importlib.import_module(name)
 
 
 def write_report(folder: Path) -> Path:

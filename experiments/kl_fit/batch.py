@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from experiments.kl_fit.fit import LINE, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
-from experiments.kl_fit.optimum import Distance, distance
+from experiments.kl_fit.optimum import Distance, distances
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_analytic import stack
@@ -74,10 +75,22 @@ def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     for start in range(0, len(stacked), STACK):
         block = slice(start, start + STACK)
         judged += judge(stacked[block], found[block], device)
-    return [_outcome(k, cell, fitted, found, judged[k]) for k, cell in enumerate(cells)]
+    finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
+    away = _away(cells, found, finished)
+    return [_outcome(k, cell, fitted, found, judged[k], away.get(k)) for k, cell in enumerate(cells)]
 
 
-def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement) -> Outcome:
+def _away(cells: Sequence[Cell], found: Fits, finished: np.ndarray) -> dict[int, Distance]:
+    """How far finished fits are from their optima, by their place; of Gaussians alone these are known."""
+    if not isinstance(found, Gaussians):
+        return {}
+    rows = np.flatnonzero(finished[: len(cells)])
+    blocks = [rows[start : start + STACK] for start in range(0, len(rows), STACK)]
+    known = [distances([cells[k] for k in block], found.mean[block], found.tril[block]) for block in blocks]
+    return dict(zip(rows.tolist(), itertools.chain.from_iterable(known), strict=True))
+
+
+def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, away: Distance | None) -> Outcome:
     curve = {"loss": fitted.curve[k] + judged.loss_offset}
     done = int(fitted.steps_done[k])
     if done < cell.params.steps or not found.healthy[k]:
@@ -89,9 +102,7 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement) ->
             curve_steps=fitted.curve_steps,
             curves=curve,
         )
-    away = Distance()
-    if isinstance(found, Gaussians):
-        away = distance(cell, found.mean[k], found.tril[k])
+    away = away or Distance()
     if isinstance(found, Flows):
         assert judged.moments is not None
         mean, covariance, weights = *judged.moments, None

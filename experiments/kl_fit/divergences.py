@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from experiments import pointwise
-from experiments.kl_fit.families import Family, sampled
+from experiments.kl_fit.families import Family, Gaussian, sampled
 from experiments.kl_fit.names import kl_weights, operations
 
 
@@ -38,7 +38,7 @@ class Noise:
 
     def mean(self, value: Tensor, weights: Tensor | None = None) -> Tensor:
         """Mean of a value ``(K, N)`` over the columns in use, ``(K,)``, by their weights ``(K, count)`` if given."""
-        used = value[:, : self.count]
+        used = value if value.shape[1] == self.count else value[:, : self.count]
         return used.mean(dim=1) if weights is None else (weights * used).sum(dim=1)
 
 
@@ -58,7 +58,10 @@ class ForwardKL:
         """``(K,)``; up to the target's entropy, which training does not need, unless ``whole``."""
         assert noise.uniform is not None
         x = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
-        loss = -noise.mean(family.log_prob(theta, x))
+        if isinstance(family, Gaussian):
+            loss = family.cross_entropy(theta, x, noise.count)
+        else:
+            loss = -noise.mean(family.log_prob(theta, x))
         if whole and target.log_prob is not None:
             loss = loss + noise.mean(target.log_prob(x))
         return loss

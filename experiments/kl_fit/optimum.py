@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from experiments.experiment import Cell
-from experiments.truth import Divergence, certify
+from experiments.truth import Certificate, Divergence, Family, certify
 
 DECIMALS = 10  # of a gap in nats, so that it is the same on every processor; quadrature is good for no more
 
@@ -21,17 +22,25 @@ class Distance:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def distance(cell: Cell, mean: np.ndarray, tril: np.ndarray) -> Distance:
-    """Of a finite fit ``(D,)``, Cholesky factor ``(D, D)``.
+def distances(cells: Sequence[Cell], mean: np.ndarray, tril: np.ndarray) -> list[Distance]:
+    """Of K fits ``(K, D)``, Cholesky factors ``(K, D, D)``; cells of one target, family and divergence at once."""
+    groups: dict[tuple[str, Family, Divergence], list[int]] = {}
+    for k, cell in enumerate(cells):
+        groups.setdefault((cell.target.digest, cell.params.family, _divergence(cell.params)), []).append(k)
+    found = [Distance()] * len(cells)
+    for (_, family, divergence), rows in groups.items():
+        certificates = certify(cells[rows[0]].target, family, divergence, mean[rows], tril[rows])
+        for k, certificate in zip(rows, certificates, strict=True):
+            found[k] = _distance(certificate)
+    return found
 
-    One fit at a time: the sums of a stack would depend, in their last bits, on its size.
-    """
-    params = cell.params
-    chosen = Divergence(
-        params.divergence,
-        **{name: getattr(params, name) for name in ("alpha", "forward_weight") if getattr(params, name) is not None},
-    )
-    (found,) = certify(cell.target, params.family, chosen, mean[None], tril[None])
+
+def _divergence(params: Any) -> Divergence:
+    given = {name: getattr(params, name) for name in ("alpha", "forward_weight")}
+    return Divergence(params.divergence, **{name: value for name, value in given.items() if value is not None})
+
+
+def _distance(found: Certificate) -> Distance:
     known = {"optimum_value": found.value, "optimum_gap": found.gap, "converged": found.converged}
     metrics = {name: round(float(value), DECIMALS) for name, value in known.items() if value is not None}
     return Distance(metrics, {} if found.label is None else {"optimum_label": found.label})

@@ -25,12 +25,17 @@ LEVELS = {
 }
 FINEST_OF_P = 2  # all components of P have nodes, and its own density is smooth over each
 CHUNK = 1 << 16  # component-node pairs at once: they stay in cache
+VECTOR = 16  # numbers: processors compute what is left of an array beyond whole vectors by other functions
 TILT = 0.6180339887498949  # angle of the lattice, so that no straight border between modes runs along it
 
 
 @lru_cache(maxsize=32)
 def normal_nodes(dim: int, level: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes ``(n, D)`` and weights ``(n,)``, summing to one, of the standard normal in 1 or 2 dimensions."""
+    """Nodes ``(n, D)`` and weights ``(n,)``, summing to one, of the standard normal in 1 or 2 dimensions.
+
+    Their number is a multiple of 16, the last ones without weight: the rounding of a Gaussian's sums then does not
+    depend on its place in a stack.
+    """
     spacing, radius = LEVELS[dim][level]
     steps = np.arange(-np.ceil(radius / spacing), np.ceil(radius / spacing) + 1) * spacing
     nodes = np.stack(np.meshgrid(*[steps] * dim, indexing="ij"), axis=-1).reshape(-1, dim)
@@ -39,7 +44,8 @@ def normal_nodes(dim: int, level: int) -> tuple[np.ndarray, np.ndarray]:
         c, s = np.cos(TILT), np.sin(TILT)
         nodes = nodes @ np.array([[c, s], [-s, c]])
     weights = np.exp(-0.5 * (nodes**2).sum(axis=1))
-    return nodes, weights / weights.sum()
+    none = -len(nodes) % VECTOR
+    return np.pad(nodes, ((0, none), (0, 0))), np.pad(weights / weights.sum(), (0, none))
 
 
 @lru_cache(maxsize=32)

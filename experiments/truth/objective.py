@@ -43,7 +43,10 @@ def move(q: Stack, step: np.ndarray, directions: np.ndarray) -> Stack:
 
 @dataclass(frozen=True)
 class Objective:
-    """The divergence of Gaussians of one shape from one target, at one level of quadrature."""
+    """The divergence of Gaussians of one shape from one target, at one level of quadrature.
+
+    No value is a matrix product, whose rounding depends on the number of rows: a Gaussian's value is its own.
+    """
 
     target: Mixture
     divergence: Divergence
@@ -88,7 +91,8 @@ class Objective:
                 parts.append(self._forward(q, forward)[0])
             if reverse or self.divergence.has_rest:
                 _, u = self._log_ratio(q, score=False)
-                parts.append(self._integrand(u, reverse)[0] @ normal_nodes(self.target.dim, self.level)[1])
+                weight = normal_nodes(self.target.dim, self.level)[1]
+                parts.append((self._integrand(u, reverse)[0] * weight).sum(axis=1))
             if self.divergence.has_rest:
                 parts.append(self._under_p(q)[0])
         value = sum(parts)
@@ -113,7 +117,7 @@ class Objective:
         value, slope = self._integrand(u, weight)
         pull = np.einsum("sn,sni->sni", slope * w, score) @ tril
         by_factor = np.einsum("sni,nj->sij", pull, z) + (slope @ w)[:, None, None] * np.eye(self.target.dim)
-        return value @ w, pull.sum(axis=1), by_factor
+        return (value * w).sum(axis=1), pull.sum(axis=1), by_factor
 
     def _log_ratio(self, q: Stack, score: bool) -> tuple[np.ndarray, np.ndarray]:
         """P's score ``(S, n, D)``, if asked for, and log p - log q ``(S, n)`` at Q's nodes."""
@@ -150,7 +154,7 @@ class Objective:
         weighted = -slope * nodes.weight
         by_mean = np.einsum("sn,sni->si", weighted, y)
         second = np.einsum("sn,sni,snj->sij", weighted, y, y)
-        return value @ nodes.weight, by_mean, second - weighted.sum(axis=1)[:, None, None] * np.eye(d)
+        return (value * nodes.weight).sum(axis=1), by_mean, second - weighted.sum(axis=1)[:, None, None] * np.eye(d)
 
     def _is_finite(self, q: Stack) -> np.ndarray:
         """Whether the integral over all of space is: nodes, which end somewhere, would not tell."""

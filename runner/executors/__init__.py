@@ -32,7 +32,7 @@ class Executor(Protocol):
 
     Over all results of one ``run`` every cell appears exactly once, whatever raised or died. Closing the
     iterator early abandons the batches in flight. ``start`` returns at once and lets workers start up in
-    the background; ``start`` and ``close`` may be called again without harm.
+    the background; ``start`` and ``close`` may be called again without harm, the latter by two threads at once.
     """
 
     @property

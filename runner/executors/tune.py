@@ -113,8 +113,9 @@ class TuneExecutor:
     def close(self) -> None:
         """Stop the Ray that this executor started, its workers included; leave any other as it was."""
         self._closed.set()
-        if self._keeper is not None:
-            self._keeper.join()
+        keeper = self._keeper  # which two threads may wait for
+        if keeper is not None:
+            keeper.join()
         self._cluster = self._keeper = None
 
     def __enter__(self) -> Self:

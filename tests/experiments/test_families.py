@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +59,71 @@ def test_shapes_and_gradients(name: str, dim: int) -> None:
     assert (of_density != 0).all()
     (of_samples,) = torch.autograd.grad((weights(chosen, theta, n) * x.square().sum(dim=1)).sum(), theta)
     assert (of_samples != 0).all()
+
+
+GAUSSIANS = [name for name in FAMILIES if name.startswith("gaussian_") and name != "gaussian_mixture"]
+
+
+@pytest.mark.parametrize("name", GAUSSIANS)
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_gradients_written_out_are_those_of_differences(name: str, dim: int) -> None:
+    """Of a Gaussian's samples, and of its cross entropy, whose value scipy knows; columns beyond n do not count."""
+    chosen = made(name, dim)
+    assert isinstance(chosen, Gaussian)
+    k, n, width = 4, 37, 48
+    theta = random_theta(chosen, k)
+    normal = noise(chosen, k, width, seed=1)
+    points = 2 * noise(chosen, k, width, seed=2) + 0.5
+
+    def cross_entropy(at: torch.Tensor) -> torch.Tensor:
+        return chosen.cross_entropy(at, points, n)
+
+    def of_samples(at: torch.Tensor) -> torch.Tensor:
+        return chosen.rsample(at, normal).sin().mul(torch.arange(1.0, width + 1)).sum(dim=(1, 2))
+
+    loc, tril = chosen.moments(theta)
+    for row, m, root, x in zip(cross_entropy(theta), loc.numpy(), tril.numpy(), points.numpy(), strict=True):
+        assert row.item() == pytest.approx(-stats.multivariate_normal(m, root @ root.T).logpdf(x[:, :n].T).mean())
+    for function in (cross_entropy, of_samples):
+        at = theta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(at).sum(), at)
+        for j in range(chosen.parameters):
+            step = torch.zeros_like(theta)
+            step[:, j] = 1e-5
+            slope = (function(theta + step) - function(theta - step)) / 2e-5
+            assert torch.allclose(gradient[:, j], slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", GAUSSIANS)
+def test_samples_of_a_gaussian_move_with_their_noise(name: str) -> None:
+    """As those of a flow need, which bends what the Gaussian is given."""
+    chosen = made(name, 3)
+    theta, normal = random_theta(chosen, 4), noise(chosen, 4, 16).requires_grad_()
+    weight = noise(chosen, 4, 16, seed=3)
+    (gradient,) = torch.autograd.grad((chosen.rsample(theta, normal) * weight).sum(), normal)
+    tril = chosen.moments(theta)[1]
+    assert torch.allclose(gradient, tril.mT @ weight)
+
+
+@pytest.mark.parametrize(("dim", "modes"), [(1, 2), (2, 3), (2, 8), (3, 5), (5, 2), (5, 8)])
+@pytest.mark.parametrize("df", [None, 3.0])
+def test_samples_of_a_stack_are_made_as_the_definition_says(dim: int, modes: int, df: float | None) -> None:
+    """The component by the uniform number; then its mean, plus its Cholesky factor times the normal numbers."""
+    targets = [replace(random_mixture(seed, dim, modes), df=df) for seed in range(3)]
+    stacked = StackedMixture.stack(targets, DTYPE)
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(3, 500, dtype=DTYPE, generator=generator)
+    normal = torch.randn(3, dim, 500, dtype=DTYPE, generator=generator)
+    gamma = None if df is None else torch.rand(3, 500, dtype=DTYPE, generator=generator) + 0.1
+    x = stacked.sample(uniform, normal, gamma).numpy()
+    for k, target in enumerate(targets):
+        chosen = np.searchsorted(np.cumsum(target.weights), uniform[k].numpy(), side="right").clip(max=modes - 1)
+        spread = normal[k].numpy().T
+        if gamma is not None:
+            spread = spread * np.sqrt(0.5 * target.df / gamma[k].numpy())[:, None]
+        factors = np.linalg.cholesky(target.covariances)[chosen]
+        expected = target.means[chosen] + np.einsum("nij,nj->ni", factors, spread)
+        np.testing.assert_allclose(x[k].T, expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -46,11 +46,8 @@ class Gaussian:
         return self.shape == "full" and self.dim > 1
 
     def rsample(self, theta: Tensor, normal: Tensor) -> Tensor:
-        """``loc + L z`` for standard normal z, ``(K, D, N)``; differentiable in theta."""
-        loc, scale = self._loc_and_scale(theta)
-        if not self.is_full:
-            return torch.addcmul(loc, scale, normal)
-        return torch.baddbmm(loc, scale * self._unit(theta), normal)
+        """``loc + L z`` for standard normal z, ``(K, D, N)``; differentiable once."""
+        return _Rsample.apply(theta, normal, self)
 
     def weights(self, theta: Tensor, n: int) -> None:
         """All samples weigh alike."""
@@ -60,6 +57,13 @@ class Gaussian:
         y = self.whiten(theta, x)
         constant = 0.5 * self.dim * math.log(2 * math.pi)
         return -0.5 * (y * y).sum(dim=1) - (self.log_det(theta) + constant).unsqueeze(1)
+
+    def cross_entropy(self, theta: Tensor, x: Tensor, n: int) -> Tensor:
+        """Mean of -log q over the first n columns of x ``(K, D, N)``, as ``(K,)``; differentiable once, in theta.
+
+        Of points a Gaussian needs but their mean and covariance, its sufficient statistics.
+        """
+        return _CrossEntropy.apply(theta, x, n, self)
 
     def whiten(self, theta: Tensor, x: Tensor) -> Tensor:
         """``L^{-1} (x - loc)``, ``(K, D, N)``."""
@@ -101,6 +105,19 @@ class Gaussian:
         loc, log_scale = theta[:, : self.dim], theta[:, self.dim : self.dim + self.scales]
         return loc.unsqueeze(-1), log_scale.exp().unsqueeze(-1)
 
+    def _by_theta(self, by_loc: Tensor, by_tril: Tensor, tril: Tensor) -> Tensor:
+        """A gradient ``(K, P)``, from those by the mean ``(K, D)`` and by the factor L, as ``tril`` is.
+
+        L is ``(K, D, D)``, or for a covariance without correlation its diagonal ``(K, D)``.
+        """
+        by_log = by_tril * tril
+        if not self.is_full:
+            by_log = by_log.sum(dim=1, keepdim=True) if self.scales < self.dim else by_log
+            return torch.cat([by_loc, by_log], dim=1)
+        scale = tril.diagonal(dim1=1, dim2=2).unsqueeze(2)
+        below = (by_tril * scale).flatten(1).index_select(1, _below(self.dim, str(tril.device)))
+        return torch.cat([by_loc, by_log.sum(dim=2), below], dim=1)
+
     def log_det(self, theta: Tensor) -> Tensor:
         """Log-determinant of L."""
         return theta[:, self.dim : self.dim + self.scales].sum(dim=1) * (self.dim / self.scales)
@@ -127,6 +144,79 @@ class Gaussian:
         unit = self._unit(theta, size)
         inverse = torch.linalg.solve_triangular(unit, eye, upper=False, unitriangular=True)
         return inverse[:, : self.dim, : self.dim]
+
+
+class _Rsample(torch.autograd.Function):
+    """Samples whose backward is two sums over them: a fifth of the calls that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, normal: Tensor, family: Gaussian) -> Tensor:
+        loc, scale = family._loc_and_scale(theta)
+        ctx.family = family
+        if not family.is_full:
+            ctx.save_for_backward(scale.squeeze(2).expand(-1, family.dim), normal)
+            return torch.addcmul(loc, scale, normal)
+        tril = scale * family._unit(theta)
+        ctx.save_for_backward(tril, normal)
+        return torch.baddbmm(loc, tril, normal)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        tril, normal = ctx.saved_tensors
+        full = ctx.family.is_full
+        by_tril = torch.bmm(grad, normal.transpose(1, 2)) if full else (grad * normal).sum(dim=2)
+        by_normal = None
+        if ctx.needs_input_grad[1]:
+            by_normal = torch.bmm(tril.mT, grad) if full else tril.unsqueeze(2) * grad
+        return ctx.family._by_theta(grad.sum(dim=2), by_tril, tril), by_normal, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    r"""With :math:`y = L^{-1} (\bar x - loc)` and :math:`C = L^{-1} \hat\Sigma L^{-T} + y y^T`, in closed form.
+
+    .. math:: -\frac1N \sum_i \ln q(x_i) = \tfrac12 \mathrm{tr}\, C + \ln\det L + \tfrac D2 \ln 2\pi, \qquad
+              \partial_{loc} = -L^{-T} y, \quad \partial_L = L^{-T} (I - C)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor, x: Tensor, n: int, family: Gaussian) -> Tensor:
+        loc, scale = family._loc_and_scale(theta)
+        mean = x[:, :, :n].mean(dim=2, keepdim=True)
+        away = x - mean
+        away[:, :, n:] = 0.0
+        if family.is_full:
+            tril = scale * family._unit(theta)
+            inverse = family._unit_inverse(theta) / scale.transpose(1, 2)
+            covariance = torch.bmm(away, away.transpose(1, 2)).div_(n)
+            y = torch.bmm(inverse, mean - loc)
+            second = torch.baddbmm(torch.bmm(y, y.transpose(1, 2)), torch.bmm(inverse, covariance), inverse.mT)
+            trace = second.diagonal(dim1=1, dim2=2).sum(dim=1)
+            by_loc = torch.bmm(inverse.mT, y).squeeze(2).neg_()
+            rest = torch.eye(family.dim, dtype=x.dtype, device=x.device) - second
+            by_tril = torch.bmm(inverse.mT, rest)
+        else:
+            tril = scale.squeeze(2).expand(-1, family.dim)
+            y = (mean - loc).squeeze(2) / tril
+            second = away.square_().sum(dim=2).div_(n) / tril.square() + y.square()
+            trace = second.sum(dim=1)
+            by_loc = -y / tril
+            by_tril = (1.0 - second) / tril
+        ctx.save_for_backward(family._by_theta(by_loc, by_tril, tril))
+        return 0.5 * trace + family.log_det(theta) + 0.5 * family.dim * math.log(2 * math.pi)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (by_theta,) = ctx.saved_tensors
+        return grad.unsqueeze(1) * by_theta, None, None, None
+
+
+@lru_cache
+def _below(dim: int, device: str) -> Tensor:
+    """Where the entries below the diagonal are in a flattened matrix; kept on the device, as ``_layout``."""
+    rows, columns = np.tril_indices(dim, -1)
+    return torch.as_tensor(rows * dim + columns, device=device)
 
 
 @lru_cache
