@@ -54,7 +54,7 @@ def draw(table: pd.DataFrame) -> Any:
         at = [len(lines) - lines.index(key) for key in rows.index]
         beside = [f"{row.fewest:.0f} of {row.modes_total:.0f}" for row in rows.itertuples()]
         spans(panel, at, rows, beside)
-        panel.set(title=name, xlim=(-0.05, 1.5), xticks=(0, 0.5, 1))
+        panel.set(title=name, xlim=(-0.05, 1.5), xticks=(0, 0.5, 1), ylim=(0.4, len(lines) + 0.6))
     words = [", ".join(part.replace("_kl", " KL").replace("_", " ") for part in line) for line in lines]
     axes[0, 0].set_yticks(range(len(lines), 0, -1), words, fontsize=7.5)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)

@@ -80,10 +80,9 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     pieces = [t.split(CHUNK, dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
     every = bool(equal.all())
     parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*pieces, strict=True)]
-    log_p, nearest, mode, sums, more, ellipse, own = zip(*parts, strict=True)
+    log_p, nearest, mode, sums, ellipse, own = zip(*parts, strict=True)
     total = _add(sums)
-    mass, p_share, q_share, distance = total[:, :4].unbind(dim=1)
-    f, gated = _add(more).unbind(dim=1)
+    mass, p_share, q_share, distance, f, gated = total[:, :6].unbind(dim=1)
     # Where all weights are equal the two partitions are one; so a cell's result needs no other cell's weights.
     nearest_mass = torch.where(equal, mass, _add(own))
     return Tally(
@@ -93,7 +92,7 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
         mass=mass,
         p_share=p_share,
         q_share=q_share,
-        x=total[:, 4:].transpose(1, 2),
+        x=total[:, 6:].transpose(1, 2),
         distance=distance,
         in_ellipse=_add(ellipse)[:, [1, 2, 0]].transpose(1, 2),
         nearest_mass=nearest_mass,
@@ -119,28 +118,26 @@ def _chunk(
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)
     k, d, n = x.shape
     rows = torch.empty(k, 7 + d, n, dtype=x.dtype, device=x.device)
-    rows[:, 0] = f = log_p - log_q
-    rows[:, 3] = 1.0
-    share = torch.sigmoid(f, out=rows[:, 4])
-    torch.mul(share, share, out=rows[:, 2])
-    torch.sigmoid(-f, out=rows[:, 5])
+    f = torch.sub(log_p, log_q, out=rows[:, 5])
+    rows[:, 1] = 1.0
+    share = torch.sigmoid(f, out=rows[:, 2])
+    torch.mul(share, share, out=rows[:, 0])
+    torch.sigmoid(-f, out=rows[:, 3])
     nearest = distance.amin(dim=1)
-    rows[:, 6] = own = (hot * distance).sum(dim=1)
-    torch.le(own, limit, out=rows[:, 1])
+    own = torch.sum(hot * distance, dim=1, out=rows[:, 4])
+    torch.le(own, limit, out=rows[:, 6])
     rows[:, 7:] = x
     rows.mul_(weight.unsqueeze(1))
-    by_cell, by_ellipse = hot.transpose(1, 2), inside.transpose(1, 2)
-    more, ellipse, sums = (
-        torch.bmm(part, to) for part, to in ((rows[:, :2], by_cell), (rows[:, 2:5], by_ellipse), (rows[:, 3:], by_cell))
-    )
-    return log_p, nearest, mode, sums, more, ellipse, nearest_mass
+    ellipse, sums = torch.bmm(rows[:, :3], inside.transpose(1, 2)), torch.bmm(rows[:, 1:], hot.transpose(1, 2))
+    return log_p, nearest, mode, sums, ellipse, nearest_mass
 
 
 def _hot(score: Tensor, top: Tensor) -> Tensor:
     """One-hot over the modes, ``(K, M, N)``; modes that tie, as identical ones do everywhere, share the point."""
     hot = torch.ge(score, top, out=torch.empty_like(score))
-    count = hot.sum(dim=1, keepdim=True)
-    return hot.div_(count) if bool((count > 1).any()) else hot
+    if float(hot.sum()) == top.numel():
+        return hot
+    return hot.div_(hot.sum(dim=1, keepdim=True).clamp_(min=1.0))  # none is hot where a fit has diverged
 
 
 def _add(parts: tuple[Tensor, ...]) -> Tensor:

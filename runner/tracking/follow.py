@@ -26,7 +26,7 @@ from runner.tracking.request import ExportReport, Request, explain
 LOOK = 0.5  # seconds between looks at the folder
 PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds to wait after a failure; the last one repeats while the sweep runs
 WAIT_FOR_OTHER = 60.0  # seconds for the export of a killed driver to end, which a resumed sweep may meet
-NICENESS = 5  # the fits go first
+NICENESS = 19  # the fits go first, and Ray's workers have 15
 LAST_ATTEMPTS = 2  # once the sweep has ended
 
 Emit = Callable[[Mapping[str, Any]], None]
