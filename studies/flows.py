@@ -25,8 +25,7 @@ def find(cells: pd.DataFrame) -> Finding:
         f"Reverse KL: {reverse['modes_captured'].min():.0f} to {reverse['modes_captured'].max():.0f} modes, coverage"
         f" {reverse['coverage'].min():.2f} to {reverse['coverage'].max():.2f} at sharpness"
         f" {reverse['sharpness'].min():.2f} or more, with {samples:,} evaluations of the target's density in each fit.",
-        "From random starts, where it keeps the fewest, its reverse ESS is"
-        f" {reverse.loc[reverse['init'] == 'random', 'ess_reverse'].min():.2f} or more: the number that is blind to lost"
-        " modes.",
+        "From random starts, where it keeps the fewest, its reverse ESS, which is blind to lost modes, is"
+        f" {reverse.loc[reverse['init'] == 'random', 'ess_reverse'].min():.2f} or more.",
     ]
     return Finding(said, table.reset_index().round(4), draw(table), CAPTION)
