@@ -327,7 +327,7 @@ def main() -> None:
 def _fail(error: ModesweepError, code: int) -> None:
     console = Console(stderr=True, markup=False)
     console.print("modesweep: ", style="bold red", end="")
-    console.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    console.print(str(error), highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

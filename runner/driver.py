@@ -117,26 +117,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
             if plan.todo:
                 in_background(executor.close)  # workers end while the tables are made
         with clock("tables"):
-            counts = write_tables(
-                folder,
-                [cell.id for cell in plan.cells],
-                sweep=sweep.name,
-                nuisance=sweep.nuisance,
-                samples=options.samples,
-                report=listener.say,
-            )
-            if options.samples:
-                write_targets(folder, (cell.target for cell in plan.cells))
-            settings = {name: value for name, value in vars(options).items() if name != "command"}
-            write_manifest(
-                folder,
-                sweep.name,
-                origin,
-                counts,
-                started=began,
-                finished=datetime.now(UTC),
-                settings={**settings, "workers": executor.workers, "phases": clock.phases},
-            )
+            counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
         with clock("report"):
             if counts.missing < counts.cells and not stopped:
                 write_report(folder)
@@ -146,6 +127,41 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
             profile.write(folder, clock.phases, executor.workers)
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Report(folder, plan, ran, counts, seconds, stopped, clock.phases, tracking, options.command)
+
+
+def _tabulate(
+    folder: Path,
+    plan: Plan,
+    origin: Provenance,
+    options: Options,
+    began: datetime,
+    workers: int,
+    phases: Mapping[str, float],
+    listener: Listener,
+) -> Counts:
+    """Make the tables from all records that there are, and the manifest that says how they came about."""
+    sweep = plan.sweep
+    counts = write_tables(
+        folder,
+        [cell.id for cell in plan.cells],
+        sweep=sweep.name,
+        nuisance=sweep.nuisance,
+        samples=options.samples,
+        report=listener.say,
+    )
+    if options.samples:
+        write_targets(folder, (cell.target for cell in plan.cells))
+    settings = {name: value for name, value in vars(options).items() if name != "command"}
+    write_manifest(
+        folder,
+        sweep.name,
+        origin,
+        counts,
+        started=began,
+        finished=datetime.now(UTC),
+        settings={**settings, "workers": workers, "phases": phases},
+    )
+    return counts
 
 
 def _opened(catalogue: Catalogue, context: Context, options: Options) -> Executor:

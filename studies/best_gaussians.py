@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from experiments import pointwise
 from experiments.targets import Mixture
 from experiments.truth import Divergence, Optimum, optima
 from runner.figures.style import FAINT, INK, WORDS
 from studies.damage import exactly
 from studies.finding import Finding, panels
+from studies.penalty import charge
 from studies.phase_diagram import pair
 
 HALVES = (2.0, 3.0, 4.0)  # of the modes' separation, in their standard deviations
@@ -28,14 +27,6 @@ SHOWN: dict[str, tuple[Divergence, ...]] = {
 }
 COLOURS = (WORDS[0], WORDS[1], WORDS[2], WORDS[3])
 BESIDE = {"forward KL": (Divergence("forward_kl"), "--"), "reverse KL": (Divergence("reverse_kl"), ":")}
-
-
-def charge(divergence: Divergence, u: np.ndarray) -> np.ndarray:
-    """Nats at a point for each unit of P and Q's mass there together, by the log-ratio of P to Q."""
-    forward, reverse = divergence.kl_weights
-    at = torch.from_numpy(u)
-    kls = forward * pointwise.forward_kl(at) + reverse * pointwise.reverse_kl(at)
-    return np.asarray(kls.numpy() + (divergence.rest(u)[0] if divergence.has_rest else 0.0))
 
 
 def gaussian(optimum: Optimum) -> Mixture:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from experiments import pointwise
+from experiments.truth import Divergence
 from runner.figures.style import INK, WORDS
 from studies.finding import Finding, panels
 
@@ -22,26 +21,32 @@ CAPTION = (
 )
 
 
-def _alpha(value: float) -> Callable[[Tensor], Tensor]:
-    return lambda u: pointwise.alpha(u, torch.tensor(value, dtype=u.dtype))
-
-
-INTEGRANDS: dict[str, Callable[[Tensor], Tensor]] = {
-    "forward_kl": pointwise.forward_kl,
-    "reverse_kl": pointwise.reverse_kl,
-    "jeffreys": lambda u: pointwise.forward_kl(u) + pointwise.reverse_kl(u),
-    "mixed, w = 0.1": lambda u: 0.1 * pointwise.forward_kl(u) + 0.9 * pointwise.reverse_kl(u),
-    "alpha = 0.5": _alpha(0.5),
-    "alpha = 2": _alpha(2.0),
-    "alpha = -1": _alpha(-1.0),
-    "jensen_shannon": pointwise.jensen_shannon,
+DIVERGENCES = {
+    "forward_kl": Divergence("forward_kl"),
+    "reverse_kl": Divergence("reverse_kl"),
+    "jeffreys": Divergence("jeffreys"),
+    "mixed, w = 0.1": Divergence("mixed", forward_weight=0.1),
+    "alpha = 0.5": Divergence("alpha", alpha=0.5),
+    "alpha = 2": Divergence("alpha", alpha=2.0),
+    "alpha = -1": Divergence("alpha", alpha=-1.0),
+    "jensen_shannon": Divergence("jensen_shannon"),
 }
+
+
+def charge(divergence: Divergence, u: np.ndarray) -> np.ndarray:
+    """Nats at a point for each unit of P and Q's mass there together, by the log-ratio of P to Q."""
+    at = torch.from_numpy(np.asarray(u, dtype=float))
+    if divergence.name == "jensen_shannon":
+        return np.asarray(pointwise.jensen_shannon(at))
+    if divergence.name == "alpha":
+        return np.asarray(pointwise.alpha(at, torch.tensor(divergence.alpha, dtype=at.dtype)))
+    forward, reverse = divergence.kl_weights
+    return np.asarray(forward * pointwise.forward_kl(at) + reverse * pointwise.reverse_kl(at))
 
 
 def charges(u: np.ndarray) -> pd.DataFrame:
     """A column for each divergence, a row for each log-ratio."""
-    at = torch.from_numpy(np.asarray(u, dtype=float))
-    return pd.DataFrame({name: integrand(at).numpy() for name, integrand in INTEGRANDS.items()})
+    return pd.DataFrame({name: charge(divergence, u) for name, divergence in DIVERGENCES.items()})
 
 
 def find(_: pd.DataFrame) -> Finding:

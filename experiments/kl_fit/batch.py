@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -75,22 +74,24 @@ def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     for start in range(0, len(stacked), STACK):
         block = slice(start, start + STACK)
         judged += judge(stacked[block], found[block], device)
-    finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
-    away = _away(cells, found, finished)
-    return [_outcome(k, cell, fitted, found, judged[k], away.get(k)) for k, cell in enumerate(cells)]
+    away = _distances(cells, fitted, found)
+    return [_outcome(k, cell, fitted, found, judged[k], away[k]) for k, cell in enumerate(cells)]
 
 
-def _away(cells: Sequence[Cell], found: Fits, finished: np.ndarray) -> dict[int, Distance]:
-    """How far finished fits are from their optima, by their place; of Gaussians alone these are known."""
-    if not isinstance(found, Gaussians):
-        return {}
-    rows = np.flatnonzero(finished[: len(cells)])
-    blocks = [rows[start : start + STACK] for start in range(0, len(rows), STACK)]
-    known = [distances([cells[k] for k in block], found.mean[block], found.tril[block]) for block in blocks]
-    return dict(zip(rows.tolist(), itertools.chain.from_iterable(known), strict=True))
+def _distances(cells: Sequence[Cell], fitted: Fit, found: Fits) -> list[Distance]:
+    """How far each fit is from its optima: of Gaussians alone these are known, and none of a diverged one."""
+    away = [Distance()] * len(cells)
+    if isinstance(found, Gaussians):
+        finished = np.flatnonzero((found.healthy & (fitted.steps_done == cells[0].params.steps))[: len(cells)])
+        for start in range(0, len(finished), STACK):
+            block = finished[start : start + STACK]
+            known = distances([cells[k] for k in block], found.mean[block], found.tril[block])
+            for k, distance in zip(block, known, strict=True):
+                away[k] = distance
+    return away
 
 
-def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, away: Distance | None) -> Outcome:
+def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, away: Distance) -> Outcome:
     curve = {"loss": fitted.curve[k] + judged.loss_offset}
     done = int(fitted.steps_done[k])
     if done < cell.params.steps or not found.healthy[k]:
@@ -102,7 +103,6 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, aw
             curve_steps=fitted.curve_steps,
             curves=curve,
         )
-    away = away or Distance()
     if isinstance(found, Flows):
         assert judged.moments is not None
         mean, covariance, weights = *judged.moments, None
