@@ -97,6 +97,17 @@ class StackedMixture:
         """Log-density, ``(K, D, N) -> (K, N)``; differentiable once in x, by the score written out."""
         return _LogProb.apply(x, self)
 
+    def log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-density ``(K, N)`` at x ``(K, D, N)``, and its gradient by x ``(K, D, N)``."""
+        k, d, n = x.shape
+        joint, distance, y = self._log_joint(x)
+        share, total, top = shares(joint)
+        if self.df is not None:
+            share = share * ((self.df + d) / (self.df + distance))
+        pull = y.view(k, d, self.components, n).mul_(share.unsqueeze(1)).view(k, d * self.components, n)
+        score = torch.bmm(self.whiten.transpose(1, 2), pull).div_(-total)
+        return total.log_().add_(top).squeeze(1), score
+
     def log_joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         r"""Log of weight times density, and squared Mahalanobis distance, of each component: both ``(K, M, N)``."""
         joint, distance, _ = self._log_joint(x)
@@ -173,16 +184,6 @@ class StackedMixture:
             return torch.add(self.log_scale, distance, alpha=-0.5), distance, y
         return self.log_scale - 0.5 * (self.df + d) * torch.log1p(distance / self.df), distance, y
 
-    def _log_prob_and_score(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        k, d, n = x.shape
-        joint, distance, y = self._log_joint(x)
-        share, total, top = shares(joint)
-        if self.df is not None:
-            share = share * ((self.df + d) / (self.df + distance))
-        pull = y.view(k, d, self.components, n).mul_(share.unsqueeze(1)).view(k, d * self.components, n)
-        score = torch.bmm(self.whiten.transpose(1, 2), pull).div_(-total)
-        return total.log_().add_(top).squeeze(1), score
-
 
 def shares(joint: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each component's density as a share of the largest, their sum, and the logarithm of the largest.
@@ -203,7 +204,7 @@ class _LogProb(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             _, total, top = shares(mixture.log_joint(x)[0])
             return total.log_().add_(top).squeeze(1)
-        log_prob, score = mixture._log_prob_and_score(x)
+        log_prob, score = mixture.log_prob_and_score(x)
         ctx.save_for_backward(score)
         return log_prob
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from runner import api, display
+from runner import api, collector, display
 from runner.arguments import (
     Address,
     AsJson,
@@ -312,6 +312,7 @@ def export(
 
 def main() -> None:
     """Run the command line; errors become one screen of text and an exit code."""
+    collector.relax()
     try:
         app()
     except SweepError as error:

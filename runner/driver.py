@@ -116,13 +116,13 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
             if plan.todo:
                 in_background(executor.close)  # workers end while the tables are made
-        with clock("tables"):
-            counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
-        with clock("report"):
-            if counts.missing < counts.cells and not stopped:
-                write_report(folder)
-        with clock("mlflow"):
-            tracking = _finish(follower, folder, counts, stopped, listener)
+            with clock("tables"):
+                counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
+            with clock("report"):
+                if counts.missing < counts.cells and not stopped:
+                    write_report(folder)
+            with clock("mlflow"):
+                tracking = _finish(follower, folder, counts, stopped, listener)
         if options.profile:
             profile.write(folder, clock.phases, executor.workers)
     seconds = (datetime.now(UTC) - began).total_seconds()

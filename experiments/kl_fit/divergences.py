@@ -1,4 +1,7 @@
-"""Divergences from the target P to the fit Q: each a value with the loss that training descends."""
+"""Divergences from the target P to the fit Q: each a value with the loss that training descends, and its gradient.
+
+Where a Gaussian is fitted both KLs' gradients are written out; everything else is left to autograd.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import Tensor
 from experiments import pointwise
 from experiments.kl_fit.families import Family, Gaussian, sampled
 from experiments.kl_fit.names import kl_weights, operations
+from experiments.stacked_mixture import StackedMixture
 
 
 class StackedTarget(Protocol):
@@ -54,17 +58,19 @@ class ForwardKL:
 
     samples_target: bool = True
 
-    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
-        """``(K,)``; up to the target's entropy, which training does not need, unless ``whole``."""
+    def loss_and_gradient(
+        self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``(K,)`` and ``(K, P)``; up to the target's entropy, which training does not need, unless ``whole``."""
         assert noise.uniform is not None
         x = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
         if isinstance(family, Gaussian):
-            loss = family.cross_entropy(theta, x, noise.count)
+            loss, gradient = family.cross_entropy(theta, x, noise.count)
         else:
-            loss = -noise.mean(family.log_prob(theta, x))
+            loss, gradient = _by_autograd(lambda at: -noise.mean(family.log_prob(at, x)), theta)
         if whole and target.log_prob is not None:
             loss = loss + noise.mean(target.log_prob(x))
-        return loss
+        return loss, gradient
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,28 @@ class ReverseKL:
     estimator: str = "reparameterization"
     samples_target: bool = False
 
-    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
-        """``(K,)``, always whole."""
+    def loss_and_gradient(
+        self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``(K,)`` and ``(K, P)``, always whole."""
+        if (
+            self.estimator == "reparameterization"
+            and isinstance(family, Gaussian)
+            and isinstance(target, StackedMixture)
+        ):
+            return self._written_out(target, family, theta, noise)
+        return _by_autograd(lambda at: self._loss(target, family, at, noise), theta)
+
+    def _written_out(
+        self, target: StackedMixture, family: Gaussian, theta: Tensor, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        x, tril = family.place(theta, noise.normal)
+        log_p, score = target.log_prob_and_score(x)
+        score[:, :, noise.count :] = 0.0
+        gradient = family.pull_back(score, noise.normal, tril).div_(-noise.count)
+        return -family.entropy(theta) - noise.mean(log_p), gradient.sub_(family.entropy_gradient(theta))
+
+    def _loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:
         assert target.log_prob is not None
         if self.estimator.startswith("score_function"):
             return self._by_score(target, family, theta, noise)
@@ -126,10 +152,14 @@ class WeightedKLs:
     reverse: Tensor
     samples_target: bool = True
 
-    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
-        """``(K,)``; up to the target's entropy unless ``whole``."""
-        forward = ForwardKL().loss(target, family, theta, noise, whole)
-        return self.forward * forward + self.reverse * ReverseKL().loss(target, family, theta, noise, whole)
+    def loss_and_gradient(
+        self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``(K,)`` and ``(K, P)``; up to the target's entropy unless ``whole``."""
+        forward, by_forward = ForwardKL().loss_and_gradient(target, family, theta, noise, whole)
+        reverse, by_reverse = ReverseKL().loss_and_gradient(target, family, theta, noise, whole)
+        gradient = self.forward.unsqueeze(1) * by_forward + self.reverse.unsqueeze(1) * by_reverse
+        return self.forward * forward + self.reverse * reverse, gradient
 
 
 @dataclass(frozen=True)
@@ -146,8 +176,13 @@ class FromBothSides:
     integrand: Callable[[Tensor], Tensor]
     samples_target: bool = True
 
-    def loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool) -> Tensor:
-        """``(K,)``, always whole."""
+    def loss_and_gradient(
+        self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
+    ) -> tuple[Tensor, Tensor]:
+        """``(K,)`` and ``(K, P)``, always whole."""
+        return _by_autograd(lambda at: self._loss(target, family, at, noise), theta)
+
+    def _loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:
         assert noise.uniform is not None and target.log_prob is not None
         of_p = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
         of_q, log_q = sampled(family, theta, noise.normal)
@@ -187,3 +222,11 @@ def divergence(params: Sequence[Any], like: Tensor) -> Divergence:
             return FromBothSides(lambda u: pointwise.alpha(u, alpha))
         case other:
             raise ValueError(f"unknown divergence {other!r}")
+
+
+def _by_autograd(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss ``(K,)`` of parameters ``(K, P)``, and its gradient."""
+    at = theta.detach().requires_grad_()
+    value = loss(at)
+    (gradient,) = torch.autograd.grad(value.sum(), at)
+    return value.detach(), gradient

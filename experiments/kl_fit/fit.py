@@ -67,10 +67,8 @@ def fit(
     column = 0
     for step, noise in enumerate(stream):
         keep = step == kept[column]
-        variable = theta.detach().requires_grad_()
-        loss = divergence.loss(target, family, variable, noise, whole=keep)
-        (gradient,) = torch.autograd.grad(loss.sum(), variable)
-        active &= gradient.abs().amax(dim=1) + loss.detach().abs() < math.inf
+        loss, gradient = divergence.loss_and_gradient(target, family, theta, noise, whole=keep)
+        active &= torch.linalg.vector_norm(gradient, math.inf, dim=1) + loss.abs() < math.inf
         norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
         # A fit that starts narrow meets gradients thousands of times those near its optimum, and Adam, which remembers
         # squares for a thousand steps, would then hardly move: forward KL from one mode of grid25 ended at 27 nats, not
@@ -79,7 +77,7 @@ def fit(
         descent.step([gradient], rate=decay(step / steps), active=active)
         steps_done += active
         if keep:
-            curve[column] = loss.detach()
+            curve[column] = loss
             column = min(column + 1, len(kept) - 1)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
 

@@ -32,7 +32,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from runner import worker
+from runner import collector, worker
 from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.executors import BatchResult, setup
@@ -168,6 +168,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     import ray
     from ray import cloudpickle, tune
 
+    collector.relax()
     trial = tune.get_context().get_trial_id()
     payload = ray.get(exchange.fetch.remote(trial))
     started = time.perf_counter()

@@ -20,6 +20,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TextIO
 
+from runner import collector
 from runner.tracking.export import Export, alone
 from runner.tracking.request import ExportReport, Request, explain
 
@@ -54,6 +55,7 @@ class Orders:
 def main() -> int:
     """Follow the sweep that the first line on stdin asks for, until its end."""
     os.nice(NICENESS)
+    collector.relax()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then says how to end
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is not an event

@@ -76,7 +76,7 @@ def test_gradients_written_out_are_those_of_differences(name: str, dim: int) -> 
     points = 2 * noise(chosen, k, width, seed=2) + 0.5
 
     def cross_entropy(at: torch.Tensor) -> torch.Tensor:
-        return chosen.cross_entropy(at, points, n)
+        return chosen.cross_entropy(at, points, n)[0]
 
     def of_samples(at: torch.Tensor) -> torch.Tensor:
         return chosen.rsample(at, normal).sin().mul(torch.arange(1.0, width + 1)).sum(dim=(1, 2))
@@ -84,9 +84,15 @@ def test_gradients_written_out_are_those_of_differences(name: str, dim: int) -> 
     loc, tril = chosen.moments(theta)
     for row, m, root, x in zip(cross_entropy(theta), loc.numpy(), tril.numpy(), points.numpy(), strict=True):
         assert row.item() == pytest.approx(-stats.multivariate_normal(m, root @ root.T).logpdf(x[:, :n].T).mean())
-    for function in (cross_entropy, of_samples):
-        at = theta.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(function(at).sum(), at)
+    at = theta.clone().requires_grad_()
+    (by_samples,) = torch.autograd.grad(of_samples(at).sum(), at)
+    by_points = chosen.cross_entropy(theta, points, n)[1]
+    by_entropy = chosen.entropy_gradient(theta).expand(k, -1)
+    for function, gradient in (
+        (cross_entropy, by_points),
+        (of_samples, by_samples),
+        (chosen.entropy, by_entropy),
+    ):
         for j in range(chosen.parameters):
             step = torch.zeros_like(theta)
             step[:, j] = 1e-5

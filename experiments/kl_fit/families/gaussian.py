@@ -49,6 +49,19 @@ class Gaussian:
         """``loc + L z`` for standard normal z, ``(K, D, N)``; differentiable once."""
         return _Rsample.apply(theta, normal, self)
 
+    def place(self, theta: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """``loc + L z``, ``(K, D, N)``, and L as ``pull_back`` wants it."""
+        loc, scale = self._loc_and_scale(theta)
+        if not self.is_full:
+            return torch.addcmul(loc, scale, normal), self._diagonal(scale)
+        tril = scale * self._unit(theta)
+        return torch.baddbmm(loc, tril, normal), tril
+
+    def pull_back(self, by_x: Tensor, normal: Tensor, tril: Tensor) -> Tensor:
+        """The gradient by theta, ``(K, P)``, of what has the gradient ``by_x`` ``(K, D, N)`` by the samples."""
+        by_tril = torch.bmm(by_x, normal.transpose(1, 2)) if self.is_full else (by_x * normal).sum(dim=2)
+        return self._by_theta(by_x.sum(dim=2), by_tril, tril)
+
     def weights(self, theta: Tensor, n: int) -> None:
         """All samples weigh alike."""
 
@@ -58,12 +71,38 @@ class Gaussian:
         constant = 0.5 * self.dim * math.log(2 * math.pi)
         return -0.5 * (y * y).sum(dim=1) - (self.log_det(theta) + constant).unsqueeze(1)
 
-    def cross_entropy(self, theta: Tensor, x: Tensor, n: int) -> Tensor:
-        """Mean of -log q over the first n columns of x ``(K, D, N)``, as ``(K,)``; differentiable once, in theta.
+    def cross_entropy(self, theta: Tensor, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+        r"""Mean of -log q over the first n columns of x ``(K, D, N)``, ``(K,)``, and its gradient ``(K, P)``.
 
-        Of points a Gaussian needs but their mean and covariance, its sufficient statistics.
+        Of points a Gaussian needs but their mean and covariance, its sufficient statistics. With
+        :math:`y = L^{-1} (\bar x - loc)` and :math:`C = L^{-1} \hat\Sigma L^{-T} + y y^T`
+
+        .. math:: -\frac1N \sum_i \ln q(x_i) = \tfrac12 \mathrm{tr}\, C + \ln\det L + \tfrac D2 \ln 2\pi, \qquad
+                  \partial_{loc} = -L^{-T} y, \quad \partial_L = L^{-T} (I - C)
         """
-        return _CrossEntropy.apply(theta, x, n, self)
+        loc, scale = self._loc_and_scale(theta)
+        mean = x[:, :, :n].mean(dim=2, keepdim=True)
+        away = x - mean
+        away[:, :, n:] = 0.0
+        if self.is_full:
+            tril = scale * self._unit(theta)
+            inverse = self._unit_inverse(theta) / scale.transpose(1, 2)
+            covariance = torch.bmm(away, away.transpose(1, 2)).div_(n)
+            y = torch.bmm(inverse, mean - loc)
+            second = torch.baddbmm(torch.bmm(y, y.transpose(1, 2)), torch.bmm(inverse, covariance), inverse.mT)
+            trace = second.diagonal(dim1=1, dim2=2).sum(dim=1)
+            by_loc = torch.bmm(inverse.mT, y).squeeze(2).neg_()
+            rest = torch.eye(self.dim, dtype=x.dtype, device=x.device) - second
+            by_tril = torch.bmm(inverse.mT, rest)
+        else:
+            tril = self._diagonal(scale)
+            y = (mean - loc).squeeze(2) / tril
+            second = away.square_().sum(dim=2).div_(n) / tril.square() + y.square()
+            trace = second.sum(dim=1)
+            by_loc = -y / tril
+            by_tril = (1.0 - second) / tril
+        value = 0.5 * trace + self.log_det(theta) + 0.5 * self.dim * math.log(2 * math.pi)
+        return value, self._by_theta(by_loc, by_tril, tril)
 
     def whiten(self, theta: Tensor, x: Tensor) -> Tensor:
         """``L^{-1} (x - loc)``, ``(K, D, N)``."""
@@ -82,6 +121,10 @@ class Gaussian:
     def entropy(self, theta: Tensor) -> Tensor:
         """Differential entropy in nats, ``(K,)``."""
         return self.log_det(theta) + 0.5 * self.dim * (1 + math.log(2 * math.pi))
+
+    def entropy_gradient(self, theta: Tensor) -> Tensor:
+        """Of ``entropy`` by theta, ``(P,)``: a constant."""
+        return _entropy_gradient(self, theta.dtype, str(theta.device))
 
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``(K, D)`` and Cholesky factor of the covariance ``(K, D, D)``."""
@@ -104,6 +147,10 @@ class Gaussian:
     def _loc_and_scale(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         loc, log_scale = theta[:, : self.dim], theta[:, self.dim : self.dim + self.scales]
         return loc.unsqueeze(-1), log_scale.exp().unsqueeze(-1)
+
+    def _diagonal(self, scale: Tensor) -> Tensor:
+        """Of L, ``(K, D)``."""
+        return scale.squeeze(2).expand(-1, self.dim)
 
     def _by_theta(self, by_loc: Tensor, by_tril: Tensor, tril: Tensor) -> Tensor:
         """A gradient ``(K, P)``, from those by the mean ``(K, D)`` and by the factor L, as ``tril`` is.
@@ -151,65 +198,26 @@ class _Rsample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, theta: Tensor, normal: Tensor, family: Gaussian) -> Tensor:
-        loc, scale = family._loc_and_scale(theta)
         ctx.family = family
-        if not family.is_full:
-            ctx.save_for_backward(scale.squeeze(2).expand(-1, family.dim), normal)
-            return torch.addcmul(loc, scale, normal)
-        tril = scale * family._unit(theta)
+        x, tril = family.place(theta, normal)
         ctx.save_for_backward(tril, normal)
-        return torch.baddbmm(loc, tril, normal)
+        return x
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         tril, normal = ctx.saved_tensors
-        full = ctx.family.is_full
-        by_tril = torch.bmm(grad, normal.transpose(1, 2)) if full else (grad * normal).sum(dim=2)
         by_normal = None
         if ctx.needs_input_grad[1]:
-            by_normal = torch.bmm(tril.mT, grad) if full else tril.unsqueeze(2) * grad
-        return ctx.family._by_theta(grad.sum(dim=2), by_tril, tril), by_normal, None
+            by_normal = torch.bmm(tril.mT, grad) if ctx.family.is_full else tril.unsqueeze(2) * grad
+        return ctx.family.pull_back(grad, normal, tril), by_normal, None
 
 
-class _CrossEntropy(torch.autograd.Function):
-    r"""With :math:`y = L^{-1} (\bar x - loc)` and :math:`C = L^{-1} \hat\Sigma L^{-T} + y y^T`, in closed form.
-
-    .. math:: -\frac1N \sum_i \ln q(x_i) = \tfrac12 \mathrm{tr}\, C + \ln\det L + \tfrac D2 \ln 2\pi, \qquad
-              \partial_{loc} = -L^{-T} y, \quad \partial_L = L^{-T} (I - C)
-    """
-
-    @staticmethod
-    def forward(ctx: Any, theta: Tensor, x: Tensor, n: int, family: Gaussian) -> Tensor:
-        loc, scale = family._loc_and_scale(theta)
-        mean = x[:, :, :n].mean(dim=2, keepdim=True)
-        away = x - mean
-        away[:, :, n:] = 0.0
-        if family.is_full:
-            tril = scale * family._unit(theta)
-            inverse = family._unit_inverse(theta) / scale.transpose(1, 2)
-            covariance = torch.bmm(away, away.transpose(1, 2)).div_(n)
-            y = torch.bmm(inverse, mean - loc)
-            second = torch.baddbmm(torch.bmm(y, y.transpose(1, 2)), torch.bmm(inverse, covariance), inverse.mT)
-            trace = second.diagonal(dim1=1, dim2=2).sum(dim=1)
-            by_loc = torch.bmm(inverse.mT, y).squeeze(2).neg_()
-            rest = torch.eye(family.dim, dtype=x.dtype, device=x.device) - second
-            by_tril = torch.bmm(inverse.mT, rest)
-        else:
-            tril = scale.squeeze(2).expand(-1, family.dim)
-            y = (mean - loc).squeeze(2) / tril
-            second = away.square_().sum(dim=2).div_(n) / tril.square() + y.square()
-            trace = second.sum(dim=1)
-            by_loc = -y / tril
-            by_tril = (1.0 - second) / tril
-        ctx.save_for_backward(family._by_theta(by_loc, by_tril, tril))
-        return 0.5 * trace + family.log_det(theta) + 0.5 * family.dim * math.log(2 * math.pi)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (by_theta,) = ctx.saved_tensors
-        return grad.unsqueeze(1) * by_theta, None, None, None
+@lru_cache
+def _entropy_gradient(family: Gaussian, dtype: torch.dtype, device: str) -> Tensor:
+    gradient = torch.zeros(family.parameters, dtype=dtype, device=device)
+    gradient[family.dim : family.dim + family.scales] = family.dim / family.scales
+    return gradient
 
 
 @lru_cache
