@@ -19,6 +19,10 @@ MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 1
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
+# Estimates are rough: with some batches for each worker, who is early takes more of them. Shorter ones than this are not
+# worth handing out for that reason.
+WORTH_CUTTING = 4.0  # seconds
+EACH = 4  # batches of a worker
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def make_batches(
         return _longest_first(list(itertools.chain.from_iterable(cut)))
     share = sum(_padded(len(group.cells)) * group.seconds_per_cell for group in groups) / workers
     best: list[Batch] = []
-    for pieces in (1, 2, 3, 4, 6, 8, 12, 16):
+    fewest = min(EACH, max(1, int(share / WORTH_CUTTING)))
+    for pieces in (n for n in (1, 2, 3, 4, 6, 8, 12, 16) if n >= fewest):
         batches = [b for group in groups for b in _cut_even(group, share / pieces)]
         if not best or makespan(batches, workers) < makespan(best, workers):
             best = batches
