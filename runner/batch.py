@@ -19,10 +19,9 @@ MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 1
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
-# Estimates are rough: with some batches for each worker, who is early takes more of them. Shorter ones than this are not
-# worth handing out for that reason.
+# Estimates are rough: with some batches for each worker, who is early takes more of them.
+EACH = 4  # batches of a worker, unless they would be shorter than
 WORTH_CUTTING = 4.0  # seconds
-EACH = 4  # batches of a worker
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from runner import collector
+
 # Tests run side by side, a process for each core; read by torch and numpy when they are first imported.
 for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_threads, "1")
+
+collector.relax()
 
 settings.register_profile("modesweep", deadline=None)  # a busy machine is no failure
 settings.load_profile("modesweep")

@@ -132,21 +132,23 @@ def _region(
     """One side's mass inside the other's 95 % highest-density region, over 0.95, at most 1."""
     noise: Tensor | float = 0.0
     if level is None:
-        level = _level(log_density_of_own, MASS)
+        wide, level, narrow = _levels(log_density_of_own, (MASS + ASIDE, MASS, MASS - ASIDE))
         if not own.exact:
             # The level moves with the draws that it was read from by their binomial error, and with it as much of
             # this side's mass as lies beside the edge: more than of the other's own where this side is the denser.
-            wide, narrow = (_level(log_density_of_own, mass).unsqueeze(1) for mass in (MASS + ASIDE, MASS - ASIDE))
-            beside = side.expectation(((log_density >= wide) & (log_density < narrow)).double()).value / (2 * ASIDE)
+            edge = (log_density >= wide.unsqueeze(1)) & (log_density < narrow.unsqueeze(1))
+            beside = side.expectation(edge.double()).value / (2 * ASIDE)
             noise = beside.square() * (MASS * (1 - MASS) / log_density_of_own.shape[1])
     inside = side.expectation((log_density >= level.unsqueeze(1)).double())
     return Estimate((inside.value / MASS).clamp(max=1.0), (inside.variance + noise) / MASS**2)
 
 
-def _level(log_density: Tensor, mass: float) -> Tensor:
-    """What the log-density of that share of its own draws ``(K, N)`` is above, ``(K,)``."""
+def _levels(log_density: Tensor, masses: Sequence[float]) -> list[Tensor]:
+    """What the log-density of each share of its own draws ``(K, N)`` is above, ``(K,)`` each."""
     draws = log_density.shape[1]
-    return log_density.kthvalue(max(1, draws - math.ceil(mass * draws) + 1), dim=1).values
+    ranks = [max(1, draws - math.ceil(mass * draws) + 1) for mass in masses]
+    lowest = log_density.topk(max(ranks), dim=1, largest=False).values  # sorted
+    return [lowest[:, rank - 1] for rank in ranks]
 
 
 def _masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:

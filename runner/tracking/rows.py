@@ -7,16 +7,26 @@ from typing import Any
 
 from runner.tracking.runs import Point, Run
 
-Rows = dict[str, list[dict[str, Any]]]
+Row = tuple[Any, ...]
+Rows = dict[str, list[Row]]
 
-# In the order in which rows may refer to one another.
-TABLES = ("runs", "params", "tags", "metrics", "latest_metrics")
+# Columns of each table, in the order in which rows may refer to one another.
+TABLES: Mapping[str, tuple[str, ...]] = {
+    "runs": (
+        *("run_uuid", "experiment_id", "name", "user_id", "status", "start_time", "end_time", "artifact_uri"),
+        *("lifecycle_stage", "deleted_time", "source_type", "source_name", "source_version", "entry_point_name"),
+    ),
+    "params": ("run_uuid", "key", "value"),
+    "tags": ("run_uuid", "key", "value"),
+    "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
+    "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
+}
 
 RUN_NAME, USER = "mlflow.runName", "mlflow.user"
 
 
 def rows(runs: Iterable[tuple[str, Run]], experiment_id: str, tags: Mapping[str, str], artifact_uri: Any) -> Rows:
-    """The rows of some runs, by table.
+    """The rows of some runs, by table, with values in the order of its columns.
 
     Args:
         runs: each run with its MLflow id.
@@ -28,11 +38,18 @@ def rows(runs: Iterable[tuple[str, Run]], experiment_id: str, tags: Mapping[str,
     for run_id, run in runs:
         made["runs"].append(_run_row(run_id, run, int(experiment_id), tags, artifact_uri(run_id)))
         every = {**tags, **run.tags, RUN_NAME: run.name}
-        made["params"] += [{"run_uuid": run_id, "key": key, "value": run.params[key]} for key in run.params]
-        made["tags"] += [{"run_uuid": run_id, "key": key, "value": value} for key, value in every.items()]
-        made["metrics"] += [_metric_row(run_id, point) for point in run.metrics]
-        made["latest_metrics"] += [_metric_row(run_id, point) for point in latest(run.metrics)]
+        made["params"] += [(run_id, key, value) for key, value in run.params.items()]
+        made["tags"] += [(run_id, key, value) for key, value in every.items()]
+        made["metrics"] += [(run_id, *point, False) for point in run.metrics]
+        made["latest_metrics"] += [(run_id, *point, False) for point in latest(run.metrics)]
     return made
+
+
+def statement(table: str) -> str:
+    """What inserts a row of a table."""
+    columns = TABLES[table]
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(columns))})"
 
 
 def latest(points: Sequence[Point]) -> Iterable[Point]:
@@ -49,31 +66,20 @@ def latest(points: Sequence[Point]) -> Iterable[Point]:
     return newest.values()
 
 
-def _run_row(run_id: str, run: Run, experiment_id: int, tags: Mapping[str, str], artifact_uri: str) -> dict[str, Any]:
-    return {
-        "run_uuid": run_id,
-        "experiment_id": experiment_id,
-        "name": run.name,
-        "user_id": tags.get(USER, "unknown"),
-        "status": run.status,
-        "start_time": run.start,
-        "end_time": run.end,
-        "artifact_uri": artifact_uri,
-        "lifecycle_stage": "active",
-        "deleted_time": None,
-        "source_type": "UNKNOWN",  # since MLflow 1 the source is told by tags; the client fills these so
-        "source_name": "",
-        "source_version": "",
-        "entry_point_name": "",
-    }
-
-
-def _metric_row(run_id: str, point: Point) -> dict[str, Any]:
-    return {
-        "run_uuid": run_id,
-        "key": point.name,
-        "value": point.value,
-        "timestamp": point.timestamp,
-        "step": point.step,
-        "is_nan": False,
-    }
+def _run_row(run_id: str, run: Run, experiment_id: int, tags: Mapping[str, str], artifact_uri: str) -> Row:
+    # Since MLflow 1 the source is told by tags; the client fills its four columns so.
+    source = ("UNKNOWN", "", "", "")
+    user = tags.get(USER, "unknown")
+    return (
+        run_id,
+        experiment_id,
+        run.name,
+        user,
+        run.status,
+        run.start,
+        run.end,
+        artifact_uri,
+        "active",
+        None,
+        *source,
+    )

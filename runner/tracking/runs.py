@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +20,8 @@ Kind = Literal["cell", "configuration"]
 Axes = Mapping[str, Sequence[str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One entry of a metric's history; ``timestamp`` is in milliseconds."""
+class Point(NamedTuple):
+    """One entry of a metric's history; ``timestamp`` is in milliseconds. A sweep makes a hundred for each run."""
 
     name: str
     value: float
