@@ -32,8 +32,8 @@ demo: install
 	@echo "       $(BIN)/modesweep summary quickstart"
 
 test: check
-	$(BIN)/pytest -m slow $(PARALLEL) tests/experiments
-	$(BIN)/pytest -m slow --ignore tests/experiments
+	$(BIN)/pytest -m "slow and not alone" $(PARALLEL)
+	$(BIN)/pytest -m alone
 
 check: install
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from tests.runner import fakes
 from tests.suites import executors as suite
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
