@@ -42,19 +42,18 @@ def _first_batch(folder: Path, executor: str, name: str) -> float:
     path.write_text(SWEEP.format(name=name))
     records = folder / "results" / name / "records"
     environment = {**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT)}
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [*MODESWEEP, "run", str(path), "--executor", executor],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not list(records.glob("*.parquet")):
-        time.sleep(0.01)
-    seconds = time.perf_counter() - started
-    if process.wait():
-        raise RuntimeError(f"modesweep run {path} ended with {process.returncode}")
+    said = folder / f"{name}.log"
+    with said.open("w") as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [*MODESWEEP, "run", str(path), "--executor", executor], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+        while process.poll() is None and not list(records.glob("*.parquet")):
+            time.sleep(0.01)
+        seconds = time.perf_counter() - started
+        process.wait()
+    if process.returncode:
+        raise RuntimeError(f"modesweep run {path} ended with {process.returncode}:\n{said.read_text()}")
     return seconds
 
 
