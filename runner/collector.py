@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 OBJECTS = 100_000  # made between two collections; Python's own default is 700
 
@@ -16,3 +18,15 @@ def relax() -> None:
     """
     gc.set_threshold(OBJECTS, 20, 20)
     atexit.register(gc.freeze)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """No collection in any thread meanwhile: one may end objects that must not end now."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,7 +115,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 follower = _follow(folder, plan, origin, options, listener)
             with clock("cells"):
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
-            if plan.todo:
+            if plan.todo and not stopped:
                 in_background(executor.close)  # workers end while the tables are made
             with clock("tables"):
                 counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
@@ -212,12 +213,13 @@ def _run_cells(
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
     batches = cut(plan, catalogue, options, executor.workers) if plan.todo else ()
     tally = Tally(len(plan.todo), sum(batch.seconds for batch in batches))
+    libraries: Future[None] | None = None
     listener.begin(tally)
     try:
         with closing(executor.run(batches)) as results:
             for result in results:
-                if not tally.statuses:
-                    in_background(load_libraries)  # seconds that need not be spent after the last cell
+                if libraries is None:
+                    libraries = in_background(load_libraries)  # seconds that need not be spent after the last cell
                 write_shard(folder, profile.take(result))
                 statuses = Counter(result.table["status"].to_pylist())
                 if not tally.failed and set(statuses) != {"ok"}:
@@ -227,6 +229,8 @@ def _run_cells(
                 listener.advance(tally)
                 if options.fail_fast and tally.failed:
                     return tally.statuses, "fail_fast"
+        if libraries is not None:
+            libraries.result()  # the tables need some of them, and no thread may be in the way of Ray's end
     except KeyboardInterrupt:
         listener.say("\nInterrupted: finished cells are kept, batches in flight are dropped.")
         return tally.statuses, "interrupted"

@@ -282,7 +282,9 @@ def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cl
             yield Cluster(ray.cluster_resources(), exchange, folder)
         finally:
             if owned:
-                ray.shutdown()
+                # A reference of Ray's that another thread's collection ends just now would end the whole process.
+                with collector.paused():
+                    ray.shutdown()
             elif exchange:
                 ray.kill(exchange)
 

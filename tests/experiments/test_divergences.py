@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from scipy import integrate, optimize, stats
 
 from experiments.kl_fit import KL_FIT, Params
 from experiments.kl_fit.divergences import Noise, divergence
-from experiments.kl_fit.families import Gaussian
+from experiments.kl_fit.families import Gaussian, Shape
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture, named
 from experiments.targets.definition import define
@@ -78,6 +79,38 @@ def loss_and_gradient(
         stack, Gaussian("full", 1), theta, Noise(normal, n, uniform), whole=True
     )
     return float(value), gradient[0].numpy()
+
+
+@pytest.mark.parametrize("shape", ["isotropic", "diagonal", "full"])
+@pytest.mark.parametrize(("dim", "df"), [(1, None), (2, None), (2, 3.0), (5, None)])
+@pytest.mark.parametrize("chosen", [{"divergence": "reverse_kl"}, {"divergence": "mixed", "forward_weight": 0.3}])
+def test_gradients_written_out_are_those_of_differences(
+    chosen: dict[str, Any], shape: Shape, dim: int, df: float | None
+) -> None:
+    """Of the loss at fixed noise, whose columns beyond the count are not to be felt."""
+    k, n, width = 3, 37, 48
+    targets = [replace(random_mixture(seed, dim, 4), df=df) for seed in range(k)]
+    stack, family = StackedMixture.stack(targets, torch.float64), Gaussian(shape, dim)
+    noise = torch.Generator().manual_seed(dim)
+    theta = 0.3 * torch.randn(k, family.parameters, generator=noise, dtype=torch.float64)
+    normal = torch.randn(k, dim, width, generator=noise, dtype=torch.float64)
+    uniform = torch.rand(k, width, generator=noise, dtype=torch.float64)
+    gamma = None if df is None else 1.0 + torch.rand(k, width, generator=noise, dtype=torch.float64)
+    descended = divergence([Params(target="bimodal", **chosen)] * k, theta)
+
+    def loss(at: torch.Tensor, beyond: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+        moved = normal.clone()
+        moved[:, :, n:] += beyond
+        return descended.loss_and_gradient(stack, family, at, Noise(moved, n, uniform, gamma), whole=True)
+
+    value, gradient = loss(theta)
+    for found, again in zip((value, gradient), loss(theta, beyond=5.0), strict=True):
+        assert torch.equal(found, again)
+    for j in range(family.parameters):
+        step = torch.zeros_like(theta)
+        step[:, j] = 1e-6
+        slope = (loss(theta + step)[0] - loss(theta - step)[0]) / 2e-6
+        assert torch.allclose(gradient[:, j], slope, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chosen", CHOSEN, ids=name)
