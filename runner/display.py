@@ -106,7 +106,8 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
     if report.tracking and not report.tracking.error:
         lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui"))
     if counts.missing < counts.cells:
-        lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
+        made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
+        lines.append(Text(f"{made}: {report.folder}"))
     return Group(comparison_view(parts), *lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from runner.display import report_view
 from runner.driver import Report, run
 from runner.errors import StoreError
 from runner.options import Options
@@ -145,9 +148,14 @@ def test_ctrl_c_keeps_what_finished_and_the_next_run_continues(results: Path) ->
     assert report.stopped == "interrupted"
     assert report.counts.ok == 4
     assert any("Interrupted" in text for text in heard.said)
+    told = Console(width=200, record=True, file=io.StringIO())
+    told.print(report_view(report, []))
+    assert f"Tables: {report.folder}" in told.export_text()  # and no promise of figures, which are made at the end
+    assert not (report.folder / "report.html").exists()
     again = go(results, slow, cells_per_batch=1)
     assert again.ran == {"ok": 8}
     assert again.all_ok
+    assert (again.folder / "report.html").is_file()
 
 
 def test_a_second_driver_is_told_who_holds_the_folder(results: Path) -> None:
