@@ -1,4 +1,7 @@
-"""Python's garbage collector, for processes that are modesweep's own: the command, the MLflow follower, a worker."""
+"""Python's garbage collector, kept out of the way.
+
+Only processes that are modesweep's own relax it: the command, the MLflow follower, a worker.
+"""
 
 from __future__ import annotations
 

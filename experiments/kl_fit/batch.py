@@ -28,7 +28,7 @@ STACK = 32  # stacks are multiples of this: vectorised loops then leave no remai
 # more than all the others. Their tensors are whole vectors for each two cells.
 STACK_OF_LARGE = 2
 MANY = 16  # components
-SLICE_BYTES = 8 << 20  # of a step's largest tensors: beyond the cache each pass costs two to three times as much
+SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
 SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
 
 

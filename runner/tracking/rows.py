@@ -10,16 +10,30 @@ from runner.tracking.runs import Point, Run
 Row = tuple[Any, ...]
 Rows = dict[str, list[Row]]
 
-# Columns of each table, in the order in which rows may refer to one another.
+_METRIC = ("run_uuid", "key", "value", "timestamp", "step", "is_nan")
+
+# Columns of each table; the tables in the order in which rows may refer to one another.
 TABLES: Mapping[str, tuple[str, ...]] = {
     "runs": (
-        *("run_uuid", "experiment_id", "name", "user_id", "status", "start_time", "end_time", "artifact_uri"),
-        *("lifecycle_stage", "deleted_time", "source_type", "source_name", "source_version", "entry_point_name"),
+        "run_uuid",
+        "experiment_id",
+        "name",
+        "user_id",
+        "status",
+        "start_time",
+        "end_time",
+        "artifact_uri",
+        "lifecycle_stage",
+        "deleted_time",
+        "source_type",
+        "source_name",
+        "source_version",
+        "entry_point_name",
     ),
     "params": ("run_uuid", "key", "value"),
     "tags": ("run_uuid", "key", "value"),
-    "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
-    "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
+    "metrics": _METRIC,
+    "latest_metrics": _METRIC,
 }
 
 RUN_NAME, USER = "mlflow.runName", "mlflow.user"
@@ -67,19 +81,16 @@ def latest(points: Sequence[Point]) -> Iterable[Point]:
 
 
 def _run_row(run_id: str, run: Run, experiment_id: int, tags: Mapping[str, str], artifact_uri: str) -> Row:
-    # Since MLflow 1 the source is told by tags; the client fills its four columns so.
-    source = ("UNKNOWN", "", "", "")
-    user = tags.get(USER, "unknown")
     return (
         run_id,
         experiment_id,
         run.name,
-        user,
+        tags.get(USER, "unknown"),
         run.status,
         run.start,
         run.end,
         artifact_uri,
         "active",
         None,
-        *source,
+        *("UNKNOWN", "", "", ""),  # since MLflow 1 the source is told by tags; the client fills these so
     )

@@ -84,7 +84,7 @@ def loss_and_gradient(
 @pytest.mark.parametrize("shape", ["isotropic", "diagonal", "full"])
 @pytest.mark.parametrize(("dim", "df"), [(1, None), (2, None), (2, 3.0), (5, None)])
 @pytest.mark.parametrize("chosen", [{"divergence": "reverse_kl"}, {"divergence": "mixed", "forward_weight": 0.3}])
-def test_gradients_written_out_are_those_of_differences(
+def test_gradients_of_kls_are_those_of_differences(
     chosen: dict[str, Any], shape: Shape, dim: int, df: float | None
 ) -> None:
     """Of the loss at fixed noise, whose columns beyond the count are not to be felt."""
