@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.figures import FOLDER, Figure, page, save
+from benchmarks.figures import DOCUMENT, FOLDER, Figure, page, renewed, save
 from benchmarks.sections import batch_size, fits, growth, mlflow, startup, vae
 
 SECTIONS = {
@@ -24,7 +24,7 @@ SECTIONS = {
 
 
 def main() -> None:
-    """Run the sections asked for, print a table of each, and renew the page of all that is kept."""
+    """Run the sections asked for, print a table of each, and renew the pages that show what is kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("section", nargs="*", help=f"of {', '.join(SECTIONS)} [all]")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run, not how fast")
@@ -43,6 +43,8 @@ def main() -> None:
         console.print(table(name, figures))
         console.print(f"{time.perf_counter() - started:.0f} s\n", style="dim")
     (options.out / "README.md").write_text(page(tuple(SECTIONS), options.out))
+    if options.out == FOLDER:
+        DOCUMENT.write_text(renewed(DOCUMENT.read_text()))
     console.print(f"Kept in {options.out}")
 
 

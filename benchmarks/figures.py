@@ -1,17 +1,22 @@
-"""What a benchmark found: figures with the bar that each should clear, as JSON and as a page."""
+"""What a benchmark found: figures with the bar that each should clear, as JSON and as markdown."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "results" / "benchmarks"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+BY_STACK = re.compile(r"(?P<case>.+), stack of (?P<size>\d+): a cell")
+MARKED = re.compile(r"(<!-- benchmarks: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PACKAGES = ("modesweep", "torch", "ray", "mlflow", "pyarrow")
 
 
@@ -67,7 +72,7 @@ def save(section: str, title: str, figures: Sequence[Figure], quick: bool, folde
 
 def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
     """Everything that is kept, as markdown, in the order of the sections."""
-    kept = [json.loads(path.read_text()) for name in sections if (path := folder / f"{name}.json").is_file()]
+    kept = [_read(name, folder) for name in sections if (folder / f"{name}.json").is_file()]
     lines = [
         "# Benchmarks",
         "",
@@ -78,9 +83,39 @@ def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in section["versions"].items())
         quick = " (`--quick`: small sizes, rough figures)" if section["quick"] else ""
         lines += ["", f"## {section['section']}{quick}", "", section["title"], ""]
-        lines += ["| | measured | bar |", "|---|---:|---|"]
-        for row in section["figures"]:
-            figure = Figure(**row)
-            lines.append(f"| {figure.what} | {figure.text} | {figure.verdict} |")
+        lines += markdown([Figure(**row) for row in section["figures"]])
         lines += ["", f"{section['measured']}, {section['machine']}, Python {section['python']}, {versions}."]
     return "\n".join(lines) + "\n"
+
+
+def markdown(figures: Sequence[Figure]) -> list[str]:
+    """The lines of a table: a row for each figure, or for figures by size of a stack one for each size."""
+    if figures and all(BY_STACK.fullmatch(figure.what) for figure in figures):
+        return _by_stack(figures)
+    rows = [f"| {figure.what} | {figure.text} | {figure.verdict} |" for figure in figures]
+    return ["| | measured | bar |", "|---|---:|---|", *rows]
+
+
+def renewed(document: str, folder: Path = FOLDER) -> str:
+    """A document with its marked tables, ``<!-- benchmarks: SECTION ... -->``, made anew from what is kept."""
+
+    def table(mark: re.Match[str]) -> str:
+        figures = [Figure(**row) for name in mark[2].split() for row in _read(name, folder)["figures"]]
+        return mark[1] + "\n".join(markdown(figures)) + "\n" + mark[3]
+
+    return MARKED.sub(table, document)
+
+
+def _by_stack(figures: Sequence[Figure]) -> list[str]:
+    found = {(mark["case"], int(mark["size"])): f for f in figures if (mark := BY_STACK.fullmatch(f.what))}
+    cases, sizes = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    lines = ["| stack | " + " | ".join(cases) + " |", "|---:|" + "---:|" * len(cases)]
+    for size in sorted(sizes):
+        held = [found.get((case, size)) for case in cases]
+        lines.append(f"| {size} | " + " | ".join(figure.text if figure else "" for figure in held) + " |")
+    return lines
+
+
+def _read(section: str, folder: Path) -> dict[str, Any]:
+    kept: dict[str, Any] = json.loads((folder / f"{section}.json").read_text())
+    return kept

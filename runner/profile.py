@@ -42,12 +42,16 @@ class Profile:
     cells: int = 0
     busy: float = 0.0
     transferred: int = 0
+    last: dict[str, float] = field(default_factory=dict)
     spent: Spent = field(default_factory=dict)
 
     def take(self, result: BatchResult) -> pa.Table:
         """Count a batch in; returns its records without the worker's figures."""
+        now = time.perf_counter() - self.began
         if self.first_batch is None:
-            self.first_batch = time.perf_counter() - self.began
+            self.first_batch = now
+        names = set(result.table["worker"].unique().to_pylist())
+        self.last |= dict.fromkeys(names - {""}, now)  # nobody ran a batch that killed its workers
         self.batches += 1
         self.cells += len(result.table)
         self.busy += result.seconds
@@ -67,12 +71,23 @@ class Profile:
             "wall": time.perf_counter() - self.began,
             "phases": dict(phases),
             "first_batch_after": self.first_batch,
-            "workers": {"count": workers, "busy": self.busy, "batches": self.batches, "cells": self.cells},
+            "workers": {
+                "count": workers,
+                "busy": self.busy,
+                "longest_idle_at_end": self._longest_idle(workers),
+                "batches": self.batches,
+                "cells": self.cells,
+            },
             "records_bytes": self.transferred,
             "functions": [{"function": name, **row} for name, row in zip(names, rows, strict=True)],
         }
         write_text(path, json.dumps(figures, indent=1) + "\n")
         return path
+
+    def _longest_idle(self, workers: int) -> float:
+        """Seconds that a worker had nothing left to do while another worked: all of them if it never had a batch."""
+        ends = sorted([*[0.0] * workers, *self.last.values()])[-workers:]
+        return ends[-1] - ends[0]
 
 
 def read(path: Path) -> dict[str, dict[str, object]]:
@@ -84,6 +99,7 @@ def read(path: Path) -> dict[str, dict[str, object]]:
         "workers": {
             "busy, seconds": workers["busy"],
             "... of their time in cells": workers["busy"] / (workers["count"] * (kept["phases"].get("cells") or 1.0)),
+            "longest idle at the end, seconds": workers["longest_idle_at_end"],
             "batches": workers["batches"],
             "records, MB": kept["records_bytes"] / 1e6,
         },

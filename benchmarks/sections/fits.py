@@ -7,6 +7,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks import measure
 from benchmarks.commands import MODESWEEP, ROOT, each, modesweep, phases
 from benchmarks.figures import Figure, at_least
@@ -70,4 +72,17 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
             "... over bare fits that have the machine to themselves, on one core", usage.wall * cores / alone, "times"
         ),
         Figure(f"... wall of the driver's phases: {where}; in all", usage.wall, "s"),
+        Figure(
+            "... longest that a worker had nothing left to do, of the sweep",
+            _longest_idle(folder / "results" / f"fits{fits}") / usage.wall * 100,
+            "%",
+            10,
+        ),
     ]
+
+
+def _longest_idle(results: Path) -> float:
+    """Seconds from the last record of the worker that was done first to the last record of all."""
+    cells = pd.read_parquet(results / "cells.parquet", columns=["worker", "finished_at"])
+    ends = cells.groupby("worker")["finished_at"].max()
+    return float((ends.max() - ends.min()).total_seconds())

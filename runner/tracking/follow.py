@@ -27,7 +27,6 @@ from runner.tracking.request import ExportReport, Request, explain
 LOOK = 0.5  # seconds between looks at the folder
 PAUSES = (2.0, 5.0, 10.0, 30.0)  # seconds to wait after a failure; the last one repeats while the sweep runs
 WAIT_FOR_OTHER = 60.0  # seconds for the export of a killed driver to end, which a resumed sweep may meet
-NICENESS = 19  # the fits go first, and Ray's workers have 15
 LAST_ATTEMPTS = 2  # once the sweep has ended
 
 Emit = Callable[[Mapping[str, Any]], None]
@@ -54,7 +53,6 @@ class Orders:
 
 def main() -> int:
     """Follow the sweep that the first line on stdin asks for, until its end."""
-    os.nice(NICENESS)
     collector.relax()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver, which then says how to end
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)

@@ -19,6 +19,7 @@ import runner
 from runner.tracking.location import ENVIRONMENT
 from runner.tracking.request import ExportReport, Request
 
+NICENESS = 19  # the fits go first, and Ray's workers have 15
 PATIENCE = 120.0  # seconds without news after which the rest is left to `modesweep export`
 
 
@@ -50,6 +51,8 @@ class Follower:
             env=_environment(),
             start_new_session=True,  # out of reach of the terminal's Ctrl-C
         )
+        with suppress(OSError):  # it has ended, which its last words explain
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, NICENESS)
         # A large plan is more than a pipe holds, and the process reads it only once it has started.
         self._writer = threading.Thread(target=self._send, args=(request.to_line(),), daemon=True)
         self._reader = threading.Thread(target=self._listen, daemon=True)

@@ -39,6 +39,13 @@ def test_figures_of_all_batches_add_up_and_leave_no_trace_in_the_records(tmp_pat
     assert json.loads(path.read_text())["functions"][0]["function"] == "runner/worker.py:run"
 
 
+def test_the_longest_idle_is_that_of_the_worker_who_is_done_first(tmp_path: Path) -> None:
+    kept = profile.Profile(last={"killed:1": 3.0, "a:2": 10.0, "b:3": 14.0})
+    for workers, idle in ((1, 0.0), (2, 4.0), (4, 14.0)):
+        path = kept.write(tmp_path, {"cells": 20.0}, workers)
+        assert profile.read(path)["workers"]["longest idle at the end, seconds"] == idle
+
+
 def test_a_profiled_run_writes_the_same_records(results: Path) -> None:
     go(results, sweep(), profile=True)
     folder = results / "toys"
