@@ -67,6 +67,13 @@ class _Part:
         return len(self.cells[list(self.axes)].drop_duplicates())
 
 
+def columns(summary: pa.Table) -> list[str]:
+    """What `compare` looks at of ``cells``: of the parameters, only those in which the configurations differ."""
+    varied = [name for name in parameters(summary) if pc.count_distinct(summary[name], mode="all").as_py() > 1]
+    objectives = by_experiment(summary, "objective").values()
+    return ["experiment", "configuration_id", "status", "target", "seed", *varied, *MEASURES, *objectives]
+
+
 def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Comparison]:
     """Coverage and sharpness of what was varied, by experiment and target, in about ``limit`` rows in all.
 
@@ -76,7 +83,7 @@ def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Compa
     Averages are first taken within a seed, because the cells of one seed share their noise.
 
     Args:
-        cells: as in ``cells.parquet``.
+        cells: as in ``cells.parquet``, or `columns` of it.
         summary: what ``summarise`` makes of them.
         limit: the number of rows that fit.
     """

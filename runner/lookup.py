@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from runner.comparison import Comparison, compare
+from runner.comparison import Comparison, columns, compare
 from runner.difference import Difference, differences
 from runner.errors import StoreError
 from runner.store.lock import holder
@@ -53,10 +53,11 @@ def comparisons(folder: Path) -> list[Comparison]:
     """The coverage-sharpness table of a results folder; empty when no cell is ok, or none has finished."""
     if not (folder / "cells.parquet").is_file():
         return []
-    cells = read_table("cells", folder)
+    summary = read_table("summary", folder)
+    cells = read_table("cells", folder, columns=columns(summary))
     if not pc.any(pc.equal(cells["status"], "ok")).as_py():
         return []
-    return compare(cells, read_table("summary", folder))
+    return compare(cells, summary)
 
 
 def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:

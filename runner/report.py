@@ -25,6 +25,7 @@ REPORT = "report.html"
 SHARES = ("coverage", "sharpness")  # between 0 and 1: shown with a bar
 MOST_ROWS = 80  # of the comparison: a page scrolls, a terminal does not
 MOST_FAILURES = 8  # kinds of failure
+OF_FAILURES = ("status", "experiment", "error", "cell_id", "target", "seed")  # what is told of them; by the first three
 FILES = {
     "cells.parquet": "a row for each cell: parameters, metrics, where and when it ran",
     "summary.parquet": "a row for each configuration: means over seeds with 95 % intervals",
@@ -86,15 +87,15 @@ def write_report(folder: Path) -> Path:
 
 def _context(folder: Path) -> dict[str, Any]:
     """Everything that the page says."""
-    from runner.comparison import compare
+    from runner.comparison import columns, compare
     from runner.figures import FIGURES, write_figures
     from runner.figures.study import read_study
     from runner.store.manifest import read_manifest
     from runner.store.reading import read_table
     from runner.summary import edge_warnings
 
-    cells = read_table("cells", folder)
-    summary = read_table("summary", folder).replace_schema_metadata(cells.schema.metadata)
+    summary = read_table("summary", folder)
+    cells = read_table("cells", folder, columns=[*columns(summary), *OF_FAILURES])
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
         {**FIGURES[path.stem], "data": base64.b64encode(path.read_bytes()).decode()}
@@ -220,9 +221,8 @@ def _failures(cells: pa.Table, folder: Path) -> list[dict[str, Any]]:
     """What went wrong, the most frequent first: how often, and the command that shows it in one cell."""
     import pyarrow.compute as pc
 
-    columns = ["status", "experiment", "error", "cell_id", "target", "seed"]
-    rows = cells.filter(pc.not_equal(cells["status"], "ok")).select(columns).to_pandas()
-    kinds = rows.groupby(columns[:3], sort=False, dropna=False)
+    rows = cells.filter(pc.not_equal(cells["status"], "ok")).select(OF_FAILURES).to_pandas()
+    kinds = rows.groupby(list(OF_FAILURES[:3]), sort=False, dropna=False)
     first = kinds.head(1).assign(count=kinds["cell_id"].transform("size"))
     return [
         {**row, "error": _plain(row["error"]), "again": _again(folder, row["cell_id"])}

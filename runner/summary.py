@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,15 @@ STATISTICS = {
 }
 
 
-def summarise(cells: pa.Table) -> pa.Table:
+class Columns(Protocol):
+    """A table of which one column at a time is needed: in memory, or on the disk."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+    def __getitem__(self, name: str) -> pa.ChunkedArray: ...
+
+
+def summarise(cells: Columns) -> pa.Table:
     """A row for each configuration, in the order of the cells.
 
     Over the seeds whose status is ``ok``, NaN left out, each metric has ``<metric>_mean``, ``_sd`` and the
@@ -145,12 +153,12 @@ def edge_warnings(summary: pa.Table) -> list[str]:
     return sentences
 
 
-def parameters(table: pa.Table) -> list[str]:
+def parameters(table: Columns) -> list[str]:
     """The names of the table's parameter columns."""
     return [f.name for f in table.schema if _role(f) == "parameter"]
 
 
-def by_experiment(table: pa.Table, key: str) -> dict[str, Any]:
+def by_experiment(table: Columns, key: str) -> dict[str, Any]:
     """Each experiment's ``objective`` or ``nuisance`` parameters, whichever the key asks of the table."""
     held: dict[str, Any] = json.loads((table.schema.metadata or {}).get(key.encode(), b"{}"))
     return held
@@ -165,13 +173,13 @@ def _best(summary: pa.Table) -> np.ndarray:
     return best
 
 
-def _above_best(cells: pa.Table, summary: pa.Table, codes: np.ndarray, ok: np.ndarray) -> np.ndarray:
+def _above_best(cells: Columns, summary: pa.Table, codes: np.ndarray, ok: np.ndarray) -> np.ndarray:
     """NaN where the experiment ranks nothing, or no cell of the group has a finite objective."""
     above = np.full(len(summary), np.nan)
     objectives = by_experiment(cells, "objective")
     for experiment, of in by_experiment(cells, "objective_of").items():
         objective = objectives.get(experiment)
-        if not of or f"{objective}_mean" not in summary.column_names:
+        if not of or objective is None or f"{objective}_mean" not in summary.column_names:
             continue
         names = [name for name in ("target", *of) if name in summary.column_names]
         rows = summary.select(["experiment", *names, f"{objective}_mean"]).to_pandas()

@@ -59,13 +59,21 @@ def read_table(
     sweep: str | Path,
     results: str | Path = "results",
     cell_ids: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """One of the sweep's tables as Arrow, whose field metadata say what each column is."""
+    """One of the sweep's tables as Arrow, whose field metadata say what each column is.
+
+    Args:
+        cell_ids: only their rows.
+        columns: only those, as far as there are such; all of them unless given.
+    """
     path = find_folder(sweep, results) / f"{name}.parquet"
     if not path.is_file():
         raise StoreError(f"{path} does not exist: run the sweep again to make it (finished cells are kept)")
     try:
-        return pq.read_table(path, filters=None if cell_ids is None else [("cell_id", "in", list(cell_ids))])
+        chosen = None if columns is None else [name for name in pq.read_schema(path).names if name in columns]
+        rows = None if cell_ids is None else [("cell_id", "in", list(cell_ids))]
+        return pq.read_table(path, columns=chosen, filters=rows)
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}): run the sweep again to make it anew") from error
 

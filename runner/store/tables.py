@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 from runner.provenance import version
 from runner.store.files import replacing
 from runner.store.nested import curve_schema, mode_schema, sample_rows, sample_schema, struct_rows
-from runner.store.shards import Report, joined, newest, read_shards, shard_paths
+from runner.store.shards import REQUIRED, Report, joined, newest, read_shards, shard_paths
 from runner.summary import summarise
 
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
+CELLS = "cells.parquet"
+ROWS = 1 << 14  # of cells at a time: a wide sweep's take some 25 MB
 CHUNK = 16 << 20  # bytes of curves, modes and samples at a time; taken apart into rows they are several times that
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
 
@@ -68,48 +70,71 @@ def write_tables(
     Raises:
         StoreError: a file cannot be written; each table is then either the new or the old one, whole.
     """
-    found = _newest_cells(folder, cell_ids, report)
+    about = {"modesweep_version": version(), "sweep": sweep}
+    optimised = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
+    while (found := _find(folder, cell_ids, report)) is not None:
+        try:
+            _write_cells(folder / CELLS, found, {**about, "nuisance": optimised, **found.objectives}, report)
+            break
+        except _DamagedError:  # the shard has been set aside: what it told of is now older, or missing
+            continue
     if found is None:
         return _counts(cell_ids, [], 0)
-    about = {"modesweep_version": version(), "sweep": sweep}
-    by_experiment = {
-        "nuisance": json.dumps({name: list(parameters) for name, parameters in nuisance.items()}),
-        "objective": json.dumps(found.objectives),
-        "objective_of": json.dumps({name: json.loads(of) for name, of in found.objectives_of.items()}),
-    }
-    cells = found.cells.replace_schema_metadata({**about, **by_experiment})
-    write(folder / "cells.parquet", cells)
-    write(folder / "summary.parquet", summarise(cells))
+    with pq.ParquetFile(folder / CELLS) as file:
+        write(folder / "summary.parquet", summarise(_OnDisk(file)))
     layouts = {"curves": curve_schema(), "modes": mode_schema(), "samples": sample_schema(found.sample_width)}
     if not samples:
         del layouts["samples"]
         (folder / "samples.parquet").unlink(missing_ok=True)
     described = {name: layout.with_metadata(about) for name, layout in layouts.items()}
     _write_nested(folder, found.places, described, report)
-    return _counts(cell_ids, cells["status"].to_pylist(), found.other)
+    return _counts(cell_ids, found.statuses, found.other)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """The newest record of each cell of the plan, without its nested columns, and where the rest of it lies.
+    """Where the newest record of each cell of the plan lies; the records themselves stay on the disk.
 
-    ``places`` has, for each shard that counts, the rows that do and each one's place in ``cells``.
+    Args:
+        places: for each shard that counts, the rows that do and each one's place in ``cells``.
+        layout: of ``cells``.
+        objectives: what the file's metadata say of each experiment's objective, as JSON.
+        sample_width: dimensions of the widest samples.
+        statuses: in the order of ``cells``.
+        other: how many cells have records and are not of the plan.
     """
 
-    cells: pa.Table
     places: Mapping[Path, tuple[np.ndarray, np.ndarray]]
+    layout: pa.Schema
     objectives: Mapping[str, str]
-    objectives_of: Mapping[str, str]
     sample_width: int
+    statuses: Sequence[str]
     other: int
 
 
-def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Found | None:
-    shards = list(read_shards(shard_paths(folder), lambda name: name not in SOURCE.values(), report))
+class _DamagedError(Exception):
+    """A shard's first columns could be read, and others not."""
+
+
+@dataclass(frozen=True)
+class _OnDisk:
+    """The columns of a parquet file, each read when it is asked for: a summary looks at one after the other."""
+
+    file: pq.ParquetFile
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.file.schema_arrow
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        return self.file.read(columns=[name])[name]
+
+
+def _find(folder: Path, cell_ids: Sequence[str], report: Report) -> _Found | None:
+    shards = list(read_shards(shard_paths(folder), REQUIRED.__contains__, report))
     if not shards:
         return None
-    notes = [table.schema.metadata for _, table in shards]
-    records = joined([table for _, table in shards])
+    records = pa.concat_tables([table.select(sorted(REQUIRED)) for _, table in shards])
     rows = newest(records, cell_ids)
     starts = np.cumsum([0, *(len(table) for _, table in shards)])
     by_shard = np.argsort(rows)
@@ -118,24 +143,52 @@ def _newest_cells(folder: Path, cell_ids: Sequence[str], report: Report) -> _Fou
     for (path, _), start, a, b in zip(shards, starts[:-1], bounds[:-1], bounds[1:], strict=True):
         if b > a:
             places[path] = (rows[by_shard[a:b]] - start, by_shard[a:b])
-    distinct = pc.count_distinct(records["cell_id"]).as_py()
+    layouts = {path: pq.read_schema(path) for path, _ in shards}
+    notes = [layout.metadata for layout in layouts.values()]
+    objectives = {_note(note, "experiment"): _note(note, "objective") for note in notes}
+    objectives_of = {_note(note, "experiment"): json.loads(_note(note, "objective_of") or "[]") for note in notes}
     return _Found(
-        cells=_in_order(records.take(rows), [table.schema for _, table in shards]),
         places=places,
-        objectives={_note(note, "experiment"): _note(note, "objective") for note in notes},
-        objectives_of={_note(note, "experiment"): _note(note, "objective_of") or "[]" for note in notes},
+        layout=_layout(layouts, places),
+        objectives={"objective": json.dumps(objectives), "objective_of": json.dumps(objectives_of)},
         sample_width=max(int(_note(note, "sample_width") or 0) for note in notes),
-        other=distinct - len(rows),
+        statuses=records["status"].take(rows).to_pylist(),
+        other=pc.count_distinct(records["cell_id"]).as_py() - len(rows),
     )
 
 
-def _in_order(cells: pa.Table, layouts: Sequence[pa.Schema]) -> pa.Table:
+def _layout(layouts: Mapping[Path, pa.Schema], places: Mapping[Path, tuple[np.ndarray, np.ndarray]]) -> pa.Schema:
     """The columns by role, and within a role by experiment, in the order of the experiments' first cells."""
-    place = {name: i for i, name in enumerate(cells["experiment"].unique().to_pylist())}
-    planned = sorted(layouts, key=lambda layout: place.get(_note(layout.metadata, "experiment"), len(place)))
-    names = dict.fromkeys(name for layout in planned for name in layout.names)
+    first: dict[str, int] = {}
+    for path in sorted(places, key=lambda path: int(places[path][1].min())):
+        first.setdefault(_note(layouts[path].metadata, "experiment"), len(first))
+    distinct = list(dict.fromkeys(layouts.values()))
+    distinct.sort(key=lambda layout: first.get(_note(layout.metadata, "experiment"), len(first)))
+    together = joined([layout.empty_table() for layout in distinct]).schema
+    flat = [field for field in together if field.name not in SOURCE.values()]
     rank = {role: i for i, role in enumerate(ROLES)}
-    return cells.select(sorted(names, key=lambda name: rank.get(_note(cells.field(name).metadata, "role"), len(rank))))
+    fields = sorted(flat, key=lambda field: rank.get(_note(field.metadata, "role"), len(rank)))
+    return pa.schema(fields)
+
+
+def _write_cells(path: Path, found: _Found, about: Mapping[str, str], report: Report) -> None:
+    """The rows in the plan's order, some thousand at a time, each from the shards that they lie in."""
+    layout = found.layout.with_metadata(about)
+    spans = {shard: (int(at.min()), int(at.max())) for shard, (_, at) in found.places.items()}
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, layout, **_options(layout)) as writer:
+        for start in range(0, max(1, len(found.statuses)), ROWS):
+            stop = start + ROWS
+            here = [shard for shard, (low, high) in spans.items() if low < stop and high >= start]
+            pieces, places = [layout.empty_table()], []
+            for shard, table in read_shards(here, set(layout.names).__contains__, report):
+                rows, at = found.places[shard]
+                inside = (at >= start) & (at < stop)
+                pieces.append(table.take(rows[inside]))
+                places.append(at[inside])
+            if len(places) < len(here):
+                raise _DamagedError
+            order = np.argsort(np.concatenate([*places, np.zeros(0, int)]))
+            writer.write_table(joined(pieces).select(layout.names).take(order).cast(layout))
 
 
 def _write_nested(

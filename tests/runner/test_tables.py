@@ -216,6 +216,40 @@ def test_a_damaged_shard_costs_its_own_cells_only(sweep: tuple[Path, list[Cell]]
     assert (counts.missing, len(told)) == (1, 1)
 
 
+def test_a_shard_whose_metrics_are_damaged_gives_way_to_older_records(tmp_path: Path) -> None:
+    """Its identifiers can be read, so that it is found out only when the cells are written."""
+    older, newer = (records([cell(0), cell(i)], minute=i) for i in (1, 2))
+    write_shard(tmp_path, older)
+    path = write_shard(tmp_path, newer)
+    layout = pq.read_metadata(path)
+    column = next(c for i in range(layout.num_columns) if (c := layout.row_group(0).column(i)).path_in_schema == "loss")
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size - 1] ^= 0xFF
+    path.write_bytes(content)
+    told: list[str] = []
+    counts = compact(tmp_path, [cell(i).id for i in range(3)], report=told.append)
+    assert (counts.ok, counts.missing, len(told)) == (2, 1, 1)
+    assert list(reading.read_cells(tmp_path)["finished_at"]) == older["finished_at"].to_pylist()
+    assert not path.exists()
+
+
+def test_cells_are_the_same_in_however_many_pieces_they_are_written(
+    sweep: tuple[Path, list[Cell]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shards' rows are shuffled, so that pieces are made of several and shards lie in several."""
+    folder, cells = sweep
+    ids = [c.id for c in cells]
+    counts = compact(folder, ids)
+    whole = pq.read_table(folder / "cells.parquet"), reading.read_summary(folder)
+    monkeypatch.setattr(tables, "ROWS", 5)
+    assert compact(folder, ids) == counts
+    assert pq.read_metadata(folder / "cells.parquet").num_row_groups == 3
+    pieces = pq.read_table(folder / "cells.parquet")
+    assert pieces.schema.equals(whole[0].schema, check_metadata=True)
+    pd.testing.assert_frame_equal(pieces.to_pandas(), whole[0].to_pandas(), check_exact=True)
+    pd.testing.assert_frame_equal(reading.read_summary(folder), whole[1], check_exact=True)
+
+
 def test_sweeps_are_found_by_name_or_path(sweep: tuple[Path, list[Cell]], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, cells = sweep
     compact(folder, [c.id for c in cells])
