@@ -30,9 +30,13 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # What Tune would set for each trial: PyTorch Lightning must not fork in a worker.
+    "PL_DISABLE_FORK": "1",
     # The state file is for Tuner.restore, which a sweep does not need: it resumes from its records.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
+
+TUNES_VARIABLES = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")  # of ray.tune.execution.class_cache
 
 
 def set_environment(private: bool) -> None:

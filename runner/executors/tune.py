@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,11 +48,15 @@ STOP_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Cluster:
-    """Ray as the driver sees it: what there is to give, the exchange, and a folder for Tune's own notes."""
+    """Ray as the driver sees it: what there is to give, the exchange, and a folder for Tune's own notes.
+
+    ``private`` if this process started it, with its own environment, and for one sweep.
+    """
 
     resources: Mapping[str, float]
     exchange: Any
     folder: str
+    private: bool = False
 
 
 class TuneExecutor:
@@ -196,7 +200,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
     searcher, scheduler, stopper = _hooks(work, cluster, pack)
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=ConcurrencyLimiter(searcher, workers),
@@ -211,7 +215,28 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
             stop=stopper,
             verbose=0,
         ),
-    ).fit()
+    )
+    with _waiting_workers() if cluster.private else nullcontext():
+        tuner.fit()
+
+
+@contextmanager
+def _waiting_workers() -> Iterator[None]:
+    """Let trials run on the workers that a private Ray starts at once, one for each core.
+
+    Tune asks for workers with some of the driver's variables and one for PyTorch Lightning. Ray does not look whether
+    those that wait have inherited them (see ``setup.ENVIRONMENT``): it starts others, which takes a second and a half.
+    """
+    from ray.tune.execution import class_cache
+
+    asked = {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES if hasattr(class_cache, name)}
+    for name, variables in asked.items():
+        setattr(class_cache, name, type(variables)())
+    try:
+        yield
+    finally:
+        for name, variables in asked.items():
+            setattr(class_cache, name, variables)
 
 
 def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
@@ -279,7 +304,7 @@ def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cl
         try:
             exchange = _start_exchange()
             tune.result()
-            yield Cluster(ray.cluster_resources(), exchange, folder)
+            yield Cluster(ray.cluster_resources(), exchange, folder, private=owned and not address)
         finally:
             if owned:
                 # A reference of Ray's that another thread's collection ends just now would end the whole process.

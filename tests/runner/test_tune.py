@@ -18,7 +18,7 @@ from experiments.experiment import Outcome
 from runner.batch import Resources
 from runner.errors import ExecutorError
 from runner.executors import Executor, setup
-from runner.executors.tune import TuneExecutor
+from runner.executors.tune import TuneExecutor, _waiting_workers
 from tests.runner import fakes
 from tests.suites import executors as suite
 
@@ -90,6 +90,20 @@ def test_a_batch_that_fits_nowhere_is_refused(tune: TuneExecutor) -> None:
 def test_a_worker_that_cannot_run_batches_ends_the_run(tune: TuneExecutor) -> None:
     with pytest.raises(ExecutorError, match="surprise"):
         list(tune.run(suite.batches(suite.cells(6, experiment="undeclared"), 2)))
+
+
+def test_tunes_variables_are_set_aside_for_a_private_ray_and_put_back() -> None:
+    """By names of Tune's own, which another version may not have: trials then wait for new workers again."""
+    from ray.tune.execution import class_cache
+
+    before = {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES}
+    assert all(before.values())
+    with pytest.raises(RuntimeError, match="trial"), _waiting_workers():
+        assert [getattr(class_cache, name) for name in setup.TUNES_VARIABLES] == [{}, set()]
+        raise RuntimeError("trial")
+    assert before == {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES}
+    # What Tune would have set, workers inherit from the driver.
+    assert class_cache.DEFAULT_ENV_VARS.items() <= setup.ENVIRONMENT.items()
 
 
 CHILD = """
