@@ -36,8 +36,6 @@ ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
 
-TUNES_VARIABLES = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")  # of ray.tune.execution.class_cache
-
 
 def set_environment(private: bool) -> None:
     """What Ray reads when it is imported; whatever the user has set stays.

@@ -1,4 +1,4 @@
-"""Batches as Ray Tune trials, on this machine or on a cluster: the only module that imports Ray.
+"""Batches as Ray Tune trials, on this machine or on a cluster: beside `haste` the only module that imports Ray.
 
 Batches and records take one short way, and no worker needs the driver's disk::
 
@@ -35,7 +35,7 @@ import pyarrow as pa
 from runner import collector, worker
 from runner.batch import Batch
 from runner.errors import ExecutorError
-from runner.executors import BatchResult, setup
+from runner.executors import BatchResult, haste, setup
 from runner.executors.background import in_background, take_back_sigterm
 from runner.executors.exchange import Delivery, Exchange
 from runner.executors.work import Work, results, to_stream
@@ -216,27 +216,8 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
             verbose=0,
         ),
     )
-    with _waiting_workers() if cluster.private else nullcontext():
+    with haste.waiting_workers() if cluster.private else nullcontext():
         tuner.fit()
-
-
-@contextmanager
-def _waiting_workers() -> Iterator[None]:
-    """Let trials run on the workers that a private Ray starts at once, one for each core.
-
-    Tune asks for workers with some of the driver's variables and one for PyTorch Lightning. Ray does not look whether
-    those that wait have inherited them (see ``setup.ENVIRONMENT``): it starts others, which takes a second and a half.
-    """
-    from ray.tune.execution import class_cache
-
-    asked = {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES if hasattr(class_cache, name)}
-    for name, variables in asked.items():
-        setattr(class_cache, name, type(variables)())
-    try:
-        yield
-    finally:
-        for name, variables in asked.items():
-            setattr(class_cache, name, variables)
 
 
 def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
@@ -324,7 +305,8 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
         ship = {"env_vars": one_thread, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)
     else:
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        with haste.seen_at_once():
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 
 def _start_exchange() -> Any:

@@ -18,7 +18,7 @@ from experiments.experiment import Outcome
 from runner.batch import Resources
 from runner.errors import ExecutorError
 from runner.executors import Executor, setup
-from runner.executors.tune import TuneExecutor, _waiting_workers
+from runner.executors.tune import TuneExecutor
 from tests.runner import fakes
 from tests.suites import executors as suite
 
@@ -71,6 +71,16 @@ def test_a_lost_worker_costs_only_the_cell_that_keeps_killing_it(running_ray: No
     assert suite.same(found, suite.alone([cell for cell in asked if cell.seed != 5]))
 
 
+def test_ray_tells_of_its_nodes_as_haste_asks_for_them(running_ray: None) -> None:
+    import ray
+    from ray._private import services
+    from ray._raylet import GcsClient
+
+    here = ray.get_runtime_context()
+    assert here.get_node_id() in {node.hex() for node in GcsClient(address=here.gcs_address).get_all_node_info()}
+    assert services.get_node(here.gcs_address, here.get_node_id())["node_id"] == here.get_node_id()
+
+
 def test_each_batch_gets_the_device_it_asks_for(tune: TuneExecutor) -> None:
     cells = suite.cells(4)
     asked = [
@@ -90,20 +100,6 @@ def test_a_batch_that_fits_nowhere_is_refused(tune: TuneExecutor) -> None:
 def test_a_worker_that_cannot_run_batches_ends_the_run(tune: TuneExecutor) -> None:
     with pytest.raises(ExecutorError, match="surprise"):
         list(tune.run(suite.batches(suite.cells(6, experiment="undeclared"), 2)))
-
-
-def test_tunes_variables_are_set_aside_for_a_private_ray_and_put_back() -> None:
-    """By names of Tune's own, which another version may not have: trials then wait for new workers again."""
-    from ray.tune.execution import class_cache
-
-    before = {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES}
-    assert all(before.values())
-    with pytest.raises(RuntimeError, match="trial"), _waiting_workers():
-        assert [getattr(class_cache, name) for name in setup.TUNES_VARIABLES] == [{}, set()]
-        raise RuntimeError("trial")
-    assert before == {name: getattr(class_cache, name) for name in setup.TUNES_VARIABLES}
-    # What Tune would have set, workers inherit from the driver.
-    assert class_cache.DEFAULT_ENV_VARS.items() <= setup.ENVIRONMENT.items()
 
 
 CHILD = """

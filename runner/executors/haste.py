@@ -1,0 +1,64 @@
+"""What Ray 2.60 waits for without need when it starts, a second and a half in all, and how a private one need not.
+
+Both reach into Ray, for as long as their context lasts; where a version lacks what they look for, they do nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+TUNES_VARIABLES = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")
+LOOK = 0.02  # seconds
+PATIENCE = 10.0  # seconds after which Ray waits in its own way
+
+
+@contextmanager
+def seen_at_once() -> Iterator[None]:
+    """``ray.init`` looks once a second whether its node is there; here it looks again at once."""
+    services = _module("ray._private.services")
+    get_node = getattr(services, "get_node", None)
+    if get_node is None:
+        yield
+        return
+
+    def soon(address: str, node_id: str) -> Any:
+        with suppress(Exception):
+            gcs, until = _module("ray._raylet").GcsClient(address=address), time.monotonic() + PATIENCE
+            while time.monotonic() < until and node_id not in {node.hex() for node in gcs.get_all_node_info()}:
+                time.sleep(LOOK)
+        return get_node(address, node_id)
+
+    services.get_node = soon
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+@contextmanager
+def waiting_workers() -> Iterator[None]:
+    """Let trials run on the workers that Ray starts at once, one for each core.
+
+    Tune asks for workers with some of the driver's variables and one for PyTorch Lightning. Ray does not look whether
+    those that wait have inherited them, as a private Ray's have (``setup.ENVIRONMENT``), and starts others.
+    """
+    cache = _module("ray.tune.execution.class_cache")
+    asked = {name: held for name in TUNES_VARIABLES if (held := getattr(cache, name, None)) is not None}
+    for name, variables in asked.items():
+        setattr(cache, name, type(variables)())
+    try:
+        yield
+    finally:
+        for name, variables in asked.items():
+            setattr(cache, name, variables)
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None

@@ -1,0 +1,64 @@
+"""What is reached for in Ray exists in this version, and is as it was afterwards."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import pytest
+
+from runner.executors import haste, setup
+
+pytestmark = pytest.mark.slow  # imports ray.tune
+
+
+def test_tunes_variables_are_set_aside_and_put_back() -> None:
+    from ray.tune.execution import class_cache
+
+    before = {name: getattr(class_cache, name) for name in haste.TUNES_VARIABLES}
+    assert all(before.values())
+    with pytest.raises(RuntimeError, match="trial"), haste.waiting_workers():
+        assert [getattr(class_cache, name) for name in haste.TUNES_VARIABLES] == [{}, set()]
+        raise RuntimeError("trial")
+    assert before == {name: getattr(class_cache, name) for name in haste.TUNES_VARIABLES}
+    # What Tune would have set, workers inherit from the driver.
+    assert class_cache.DEFAULT_ENV_VARS.items() <= setup.ENVIRONMENT.items()
+
+
+def test_a_node_is_looked_for_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray._raylet
+    from ray._private import services
+
+    answers = iter([{}, {}, {b"\xab\xcd": "alive"}])
+
+    class Gcs:
+        def __init__(self, address: str) -> None:
+            assert address == "127.0.0.1:1"
+
+        def get_all_node_info(self) -> dict[bytes, str]:
+            return next(answers)
+
+    def get_node(address: str, node_id: str) -> tuple[str, str]:
+        return address, node_id
+
+    monkeypatch.setattr(ray._raylet, "GcsClient", Gcs)
+    monkeypatch.setattr(services, "get_node", get_node)
+    with haste.seen_at_once():
+        assert services.get_node("127.0.0.1:1", "abcd") == ("127.0.0.1:1", "abcd")
+        assert next(answers, None) is None
+        # An answer that makes no sense is left to Ray's own way of asking.
+        assert services.get_node("127.0.0.1:1", "abcd") == ("127.0.0.1:1", "abcd")
+    assert services.get_node is get_node
+
+
+def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without these names, or without these modules."""
+    for module in (types.SimpleNamespace(), None):
+
+        def load(name: str, module: Any = module) -> Any:
+            return module
+
+        monkeypatch.setattr(haste, "_module", load)
+        with haste.seen_at_once(), haste.waiting_workers():
+            pass
+        assert not vars(module or types.SimpleNamespace())
