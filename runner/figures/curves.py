@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from runner.figures.study import Axis, View
 from runner.figures.style import FOOT, INK, Block, colours, legend, logarithmic, sheet, shorten, swatches
+from runner.store.reading import rows_of
 
 MOST_PANELS = 4  # of an experiment
 MOST_LINES = 6
@@ -31,7 +31,7 @@ def draw(folder: Path, views: Sequence[View]) -> Any | None:
         return None
     groups = {view.experiment: _groups(view) for view in shown}
     ids = [i for lines in groups.values() for _, _, cells in lines for i in cells]
-    curves = pq.read_table(path, filters=[("cell_id", "in", ids)]) if ids else pq.read_table(path).slice(0, 0)
+    curves = rows_of(path, "cell_id", ids)
     if not len(curves):
         return None
     metric = _metric(pc.unique(curves["metric"]).to_pylist())

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from runner.figures.study import QUESTION, View
 from runner.figures.style import FAINT, INK, PAPER, Block, Placed, colours, legend, sheet, shorten, word
+from runner.store.reading import rows_of
 
 MOST_PANELS = 24
 MOST_LEVELS = 4
@@ -94,10 +95,10 @@ def _draws(path: Path, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Name -> draws of shape (n, 1) or (n, 2); what has more dimensions, or no draws, is left out."""
     if not path.exists() or not names:
         return {}
-    held = [name for name in COORDINATES if name in pq.read_schema(path).names]
-    table = pd.read_parquet(path, columns=[key, *held], filters=[(key, "in", list(names))])
+    table = rows_of(path, key, names, [key, *COORDINATES])
+    held = [name for name in table.column_names if name != key]
     draws = {}
-    for name, rows in table.groupby(key, sort=False):
+    for name, rows in table.to_pandas().groupby(key, sort=False):
         values = rows[held].to_numpy(float)
         used = values[:, ~np.isnan(values).all(axis=0)]
         if used.shape[1] in (1, 2):

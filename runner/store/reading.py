@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.errors import StoreError
@@ -71,11 +72,28 @@ def read_table(
     if not path.is_file():
         raise StoreError(f"{path} does not exist: run the sweep again to make it (finished cells are kept)")
     try:
-        chosen = None if columns is None else [name for name in pq.read_schema(path).names if name in columns]
-        rows = None if cell_ids is None else [("cell_id", "in", list(cell_ids))]
-        return pq.read_table(path, columns=chosen, filters=rows)
+        if cell_ids is not None:
+            return rows_of(path, "cell_id", cell_ids, columns)
+        return pq.read_table(path, columns=_held(pq.read_schema(path), columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}): run the sweep again to make it anew") from error
+
+
+def rows_of(path: Path, key: str, names: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows whose ``key`` is one of the names: a row group after the other, so that a large table is never held."""
+    wanted = pa.array(names, pa.string())
+    with pq.ParquetFile(path) as file:
+        held = _held(file.schema_arrow, columns)
+        found = [file.schema_arrow.empty_table().select(held)]
+        for group in range(file.num_row_groups):
+            here = pc.is_in(file.read_row_group(group, columns=[key])[key], wanted)
+            if pc.any(here).as_py():
+                found.append(file.read_row_group(group, columns=held).filter(here))
+    return pa.concat_tables(found)
+
+
+def _held(layout: pa.Schema, columns: Sequence[str] | None) -> list[str]:
+    return [name for name in layout.names if columns is None or name in columns]
 
 
 def _pandas(table: pa.Table) -> pd.DataFrame:

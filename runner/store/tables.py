@@ -29,7 +29,7 @@ from runner.summary import summarise
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
 CELLS = "cells.parquet"
 ROWS = 1 << 14  # of cells at a time: a wide sweep's take some 25 MB
-CHUNK = 16 << 20  # bytes of curves, modes and samples at a time; taken apart into rows they are several times that
+CHUNK = 4 << 20  # bytes of curves, modes and samples at a time; taken apart into rows they are several times that
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
 
 _log = logging.getLogger(__name__)

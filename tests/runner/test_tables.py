@@ -105,6 +105,10 @@ def test_nested_columns_become_rows(sweep: tuple[Path, list[Cell]], monkeypatch:
     assert one.equals(curves[curves["cell_id"] == cells[0].id])
     monkeypatch.setattr(tables, "CHUNK", 1)
     compact(folder, [c.id for c in cells])
+    assert pq.read_metadata(folder / "curves.parquet").num_row_groups > 1
+    again = reading.read_curves(folder, cell_ids=[cells[0].id, "of no cell"])
+    pd.testing.assert_frame_equal(again, one.reset_index(drop=True), check_exact=True)
+    assert list(reading.read_modes(folder, cell_ids=[]).columns) == list(modes.columns)
     for before, after in ((curves, reading.read_curves(folder)), (modes, reading.read_modes(folder))):
         keys = [name for name in ("cell_id", "mode", "step") if name in before]
         pd.testing.assert_frame_equal(
