@@ -170,7 +170,10 @@ class Objective:
 
 
 def _product(factor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """``factor x`` of ``(S, D, D)`` and ``(S or 1, n, D)``, as ``(S, n, D)``: einsum's bits in a tenth of its time."""
+    """``factor x`` of ``(S, D, D)`` and ``(S or 1, n, D)``, as ``(S, n, D)``.
+
+    In one and two dimensions these are einsum's bits, in a tenth of its time.
+    """
     d = factor.shape[1]
     product = np.empty((len(factor), x.shape[1], d))
     for i in range(d):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,12 +72,13 @@ def write_tables(
     """
     about = {"modesweep_version": version(), "sweep": sweep}
     optimised = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
-    while (found := _find(folder, cell_ids, report)) is not None:
+    damaged: set[Path] = set()
+    while (found := _find(folder, cell_ids, damaged, report)) is not None:
         try:
             _write_cells(folder / CELLS, found, {**about, "nuisance": optimised, **found.objectives}, report)
             break
-        except _DamagedError:  # the shard has been set aside: what it told of is now older, or missing
-            continue
+        except _DamagedError as error:  # what the shards told of is now older, or missing
+            damaged |= error.shards
     if found is None:
         return _counts(cell_ids, [], 0)
     with pq.ParquetFile(folder / CELLS) as file:
@@ -113,7 +114,11 @@ class _Found:
 
 
 class _DamagedError(Exception):
-    """A shard's first columns could be read, and others not."""
+    """Of these shards some columns could be read, and others not."""
+
+    def __init__(self, shards: set[Path]) -> None:
+        super().__init__(shards)
+        self.shards = shards
 
 
 @dataclass(frozen=True)
@@ -130,8 +135,9 @@ class _OnDisk:
         return self.file.read(columns=[name])[name]
 
 
-def _find(folder: Path, cell_ids: Sequence[str], report: Report) -> _Found | None:
-    shards = list(read_shards(shard_paths(folder), REQUIRED.__contains__, report))
+def _find(folder: Path, cell_ids: Sequence[str], damaged: Set[Path], report: Report) -> _Found | None:
+    paths = [path for path in shard_paths(folder) if path not in damaged]
+    shards = list(read_shards(paths, REQUIRED.__contains__, report))
     if not shards:
         return None
     records = pa.concat_tables([table.select(sorted(REQUIRED)) for _, table in shards])
@@ -179,16 +185,17 @@ def _write_cells(path: Path, found: _Found, about: Mapping[str, str], report: Re
         for start in range(0, max(1, len(found.statuses)), ROWS):
             stop = start + ROWS
             here = [shard for shard, (low, high) in spans.items() if low < stop and high >= start]
-            pieces, places = [layout.empty_table()], []
+            pieces, places = {}, []
             for shard, table in read_shards(here, set(layout.names).__contains__, report):
                 rows, at = found.places[shard]
                 inside = (at >= start) & (at < stop)
-                pieces.append(table.take(rows[inside]))
+                pieces[shard] = table.take(rows[inside])
                 places.append(at[inside])
-            if len(places) < len(here):
-                raise _DamagedError
+            if missing := set(here) - set(pieces):
+                raise _DamagedError(missing)
             order = np.argsort(np.concatenate([*places, np.zeros(0, int)]))
-            writer.write_table(joined(pieces).select(layout.names).take(order).cast(layout))
+            whole = joined([layout.empty_table(), *pieces.values()])
+            writer.write_table(whole.select(layout.names).take(order).cast(layout))
 
 
 def _write_nested(
