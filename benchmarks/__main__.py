@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import compileall
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.commands import ROOT
 from benchmarks.figures import DOCUMENT, FOLDER, Figure, page, renewed, save
 from benchmarks.sections import batch_size, fits, growth, mlflow, startup, vae
 
@@ -34,6 +37,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     console = Console()
+    _as_installed()
     for name in options.section or SECTIONS:
         section, started = SECTIONS[name], time.perf_counter()
         # A short path: Ray's sockets lie below the temporary folder.
@@ -46,6 +50,13 @@ def main() -> None:
     if options.out == FOLDER:
         DOCUMENT.write_text(renewed(DOCUMENT.read_text()))
     console.print(f"Kept in {options.out}")
+
+
+def _as_installed() -> None:
+    """Compile the packages, as installing does: else every process of a command would, where it may not keep that."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for package in ("runner", "experiments", "benchmarks"):
+        compileall.compile_dir(ROOT / package, quiet=1)
 
 
 def table(name: str, figures: list[Figure]) -> Table:
