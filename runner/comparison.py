@@ -67,7 +67,7 @@ class _Part:
         return len(self.cells[list(self.axes)].drop_duplicates())
 
 
-def columns(summary: pa.Table) -> list[str]:
+def compared_columns(summary: pa.Table) -> list[str]:
     """What `compare` looks at of ``cells``: of the parameters, only those in which the configurations differ."""
     varied = [name for name in parameters(summary) if pc.count_distinct(summary[name], mode="all").as_py() > 1]
     objectives = by_experiment(summary, "objective").values()
@@ -83,7 +83,7 @@ def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Compa
     Averages are first taken within a seed, because the cells of one seed share their noise.
 
     Args:
-        cells: as in ``cells.parquet``, or `columns` of it.
+        cells: as in ``cells.parquet``, or the `compared_columns` of it.
         summary: what ``summarise`` makes of them.
         limit: the number of rows that fit.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from runner.comparison import Comparison, columns, compare
+from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
 from runner.errors import StoreError
 from runner.store.lock import holder
@@ -54,7 +54,7 @@ def comparisons(folder: Path) -> list[Comparison]:
     if not (folder / "cells.parquet").is_file():
         return []
     summary = read_table("summary", folder)
-    cells = read_table("cells", folder, columns=columns(summary))
+    cells = read_table("cells", folder, columns=compared_columns(summary))
     if not pc.any(pc.equal(cells["status"], "ok")).as_py():
         return []
     return compare(cells, summary)

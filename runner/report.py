@@ -87,7 +87,7 @@ def write_report(folder: Path) -> Path:
 
 def _context(folder: Path) -> dict[str, Any]:
     """Everything that the page says."""
-    from runner.comparison import columns, compare
+    from runner.comparison import compare, compared_columns
     from runner.figures import FIGURES, write_figures
     from runner.figures.study import read_study
     from runner.store.manifest import read_manifest
@@ -95,7 +95,7 @@ def _context(folder: Path) -> dict[str, Any]:
     from runner.summary import edge_warnings
 
     summary = read_table("summary", folder)
-    cells = read_table("cells", folder, columns=[*columns(summary), *OF_FAILURES])
+    cells = read_table("cells", folder, columns=[*compared_columns(summary), *OF_FAILURES])
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
         {**FIGURES[path.stem], "data": base64.b64encode(path.read_bytes()).decode()}

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import special
 
 from experiments.targets import Mixture
-from experiments.truth.nodes import normal_nodes, student_nodes
+from experiments.truth.nodes import apply, normal_nodes, student_nodes
 from experiments.truth.objective import Stack
 
 REGION = 0.95
@@ -37,7 +37,7 @@ def kept(target: Mixture, q: Stack) -> np.ndarray:
     d = target.dim
     z, weight = normal_nodes(d, 0) if target.df is None else student_nodes(d, 0, target.df)
     factors = np.linalg.cholesky(target.covariances)
-    x = target.means[:, None] + np.einsum("mij,nj->mni", factors, z)
+    x = target.means[:, None] + apply(factors, z[None])
     limit = 2 * special.gammaincinv(0.5 * d, REGION)  # quantile of chi2
     rows = []
     for m, lower in zip(mean, np.linalg.inv(tril), strict=True):

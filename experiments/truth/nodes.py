@@ -78,7 +78,7 @@ def target_nodes(target: Mixture, level: int) -> TargetNodes:
     level = min(level, FINEST_OF_P)
     z, w = normal_nodes(target.dim, level) if target.df is None else student_nodes(target.dim, level, target.df)
     tril = np.linalg.cholesky(target.covariances)
-    x = (target.means[:, None] + np.einsum("mij,nj->mni", tril, z)).reshape(-1, target.dim)
+    x = (target.means[:, None] + apply(tril, z[None])).reshape(-1, target.dim)
     weight = (target.weights[:, None] / target.weights.sum() * w).ravel()
     return TargetNodes(x, weight, log_prob_and_score(target, x, score=False)[0])
 
@@ -92,6 +92,21 @@ def entropy(target: Mixture, tolerance: float = 1e-9) -> tuple[float, float]:
         if len(values) > 1 and abs(values[-1] - values[-2]) < tolerance:
             break
     return values[-1], abs(values[-1] - values[-2])
+
+
+def apply(factor: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """``factor x`` of ``(S, D, D)`` and ``(S or 1, n, D)``, as ``(S, n, D)``.
+
+    In one and two dimensions these are einsum's bits, in a tenth of its time.
+    """
+    d = factor.shape[1]
+    product = np.empty((len(factor), x.shape[1], d))
+    for i in range(d):
+        row = product[:, :, i]
+        np.multiply(factor[:, i, 0, None], x[:, :, 0], out=row)
+        for j in range(1, d):
+            row += factor[:, i, j, None] * x[:, :, j]
+    return product
 
 
 def log_prob_and_score(target: Mixture, x: np.ndarray, score: bool = True) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import numpy as np
 from experiments.closed_forms import Shape
 from experiments.targets import Mixture
 from experiments.truth.divergence import Divergence
-from experiments.truth.nodes import TargetNodes, entropy, log_prob_and_score, normal_nodes, target_nodes
+from experiments.truth.nodes import TargetNodes, apply, entropy, log_prob_and_score, normal_nodes, target_nodes
 
 BLOCK = 1 << 20  # numbers at once in the sums over P's nodes
 
@@ -124,7 +124,7 @@ class Objective:
         mean, tril = q
         s, d = mean.shape
         z, _ = normal_nodes(d, self.level)
-        x = mean[:, None] + _product(tril, z[None])
+        x = mean[:, None] + apply(tril, z[None])
         log_p, slope = log_prob_and_score(self.target, x.reshape(-1, d), score)
         log_norm = _log_det(tril) + 0.5 * d * math.log(2 * math.pi)
         u = log_p.reshape(s, -1) + 0.5 * (z**2).sum(axis=1) + log_norm[:, None]
@@ -148,7 +148,7 @@ class Objective:
 
     def _block_under_p(self, mean: np.ndarray, tril: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nodes, d = self._of_p, mean.shape[1]
-        y = _product(np.linalg.inv(tril), nodes.x - mean[:, None])
+        y = apply(np.linalg.inv(tril), nodes.x - mean[:, None])
         log_q = -0.5 * (y**2).sum(axis=2) - (_log_det(tril) + 0.5 * d * math.log(2 * math.pi))[:, None]
         value, slope = self.divergence.rest(nodes.log_p - log_q)
         weighted = -slope * nodes.weight
@@ -167,21 +167,6 @@ class Objective:
         lowest = np.linalg.eigvalsh(alpha * whitened.transpose(0, 1, 3, 2) @ whitened)[:, :, 0] + 1 - alpha > 0
         each: Callable[..., np.ndarray] = np.all if alpha > 1 else np.any
         return np.asarray(each(lowest, axis=1))
-
-
-def _product(factor: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """``factor x`` of ``(S, D, D)`` and ``(S or 1, n, D)``, as ``(S, n, D)``.
-
-    In one and two dimensions these are einsum's bits, in a tenth of its time.
-    """
-    d = factor.shape[1]
-    product = np.empty((len(factor), x.shape[1], d))
-    for i in range(d):
-        row = product[:, :, i]
-        np.multiply(factor[:, i, 0, None], x[:, :, 0], out=row)
-        for j in range(1, d):
-            row += factor[:, i, j, None] * x[:, :, j]
-    return product
 
 
 def _log_det(tril: np.ndarray) -> np.ndarray:

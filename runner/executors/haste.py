@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,10 +20,7 @@ PATIENCE = 10.0  # seconds after which Ray waits in its own way
 def seen_at_once() -> Iterator[None]:
     """``ray.init`` looks once a second whether its node is there; here it looks again at once."""
     services = _module("ray._private.services")
-    get_node = getattr(services, "get_node", None)
-    if get_node is None:
-        yield
-        return
+    get_node: Any = getattr(services, "get_node", None)
 
     def soon(address: str, node_id: str) -> Any:
         with suppress(Exception):
@@ -32,11 +29,8 @@ def seen_at_once() -> Iterator[None]:
                 time.sleep(LOOK)
         return get_node(address, node_id)
 
-    services.get_node = soon
-    try:
+    with _replaced(services, {"get_node": soon} if get_node else {}):
         yield
-    finally:
-        services.get_node = get_node
 
 
 @contextmanager
@@ -48,13 +42,21 @@ def waiting_workers() -> Iterator[None]:
     """
     cache = _module("ray.tune.execution.class_cache")
     asked = {name: held for name in TUNES_VARIABLES if (held := getattr(cache, name, None)) is not None}
-    for name, variables in asked.items():
-        setattr(cache, name, type(variables)())
+    with _replaced(cache, {name: type(variables)() for name, variables in asked.items()}):
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, values: Mapping[str, Any]) -> Iterator[None]:
+    """A module with other values, which it has under these names, for as long as the context lasts."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
     try:
         yield
     finally:
-        for name, variables in asked.items():
-            setattr(cache, name, variables)
+        for name, value in before.items():
+            setattr(module, name, value)
 
 
 def _module(name: str) -> Any:

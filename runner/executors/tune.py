@@ -56,7 +56,7 @@ class Cluster:
     resources: Mapping[str, float]
     exchange: Any
     folder: str
-    private: bool = False
+    private: bool
 
 
 class TuneExecutor:

@@ -27,10 +27,12 @@ from runner.store.shards import REQUIRED, Report, joined, newest, read_shards, s
 from runner.summary import summarise
 
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
-CELLS = "cells.parquet"
 ROWS = 1 << 14  # of cells at a time: a wide sweep's take some 25 MB
 CHUNK = 4 << 20  # bytes of curves, modes and samples at a time; taken apart into rows they are several times that
 SOURCE = {"curves": "curves", "modes": "modes", "samples": "q_samples"}
+
+Places = Mapping[Path, tuple[np.ndarray, np.ndarray]]
+"""For each shard that counts, the rows that do, and each one's place in ``cells``."""
 
 _log = logging.getLogger(__name__)
 
@@ -72,16 +74,16 @@ def write_tables(
     """
     about = {"modesweep_version": version(), "sweep": sweep}
     optimised = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
-    damaged: set[Path] = set()
+    path, damaged = folder / "cells.parquet", set[Path]()
     while (found := _find(folder, cell_ids, damaged, report)) is not None:
         try:
-            _write_cells(folder / CELLS, found, {**about, "nuisance": optimised, **found.objectives}, report)
+            _write_cells(path, found, {**about, "nuisance": optimised, **found.objectives}, report)
             break
         except _DamagedError as error:  # what the shards told of is now older, or missing
             damaged |= error.shards
     if found is None:
         return _counts(cell_ids, [], 0)
-    with pq.ParquetFile(folder / CELLS) as file:
+    with pq.ParquetFile(path) as file:
         write(folder / "summary.parquet", summarise(_OnDisk(file)))
     layouts = {"curves": curve_schema(), "modes": mode_schema(), "samples": sample_schema(found.sample_width)}
     if not samples:
@@ -97,7 +99,7 @@ class _Found:
     """Where the newest record of each cell of the plan lies; the records themselves stay on the disk.
 
     Args:
-        places: for each shard that counts, the rows that do and each one's place in ``cells``.
+        places: of the records.
         layout: of ``cells``.
         objectives: what the file's metadata say of each experiment's objective, as JSON.
         sample_width: dimensions of the widest samples.
@@ -105,7 +107,7 @@ class _Found:
         other: how many cells have records and are not of the plan.
     """
 
-    places: Mapping[Path, tuple[np.ndarray, np.ndarray]]
+    places: Places
     layout: pa.Schema
     objectives: Mapping[str, str]
     sample_width: int
@@ -163,7 +165,7 @@ def _find(folder: Path, cell_ids: Sequence[str], damaged: Set[Path], report: Rep
     )
 
 
-def _layout(layouts: Mapping[Path, pa.Schema], places: Mapping[Path, tuple[np.ndarray, np.ndarray]]) -> pa.Schema:
+def _layout(layouts: Mapping[Path, pa.Schema], places: Places) -> pa.Schema:
     """The columns by role, and within a role by experiment, in the order of the experiments' first cells."""
     first: dict[str, int] = {}
     for path in sorted(places, key=lambda path: int(places[path][1].min())):
@@ -200,7 +202,7 @@ def _write_cells(path: Path, found: _Found, about: Mapping[str, str], report: Re
 
 def _write_nested(
     folder: Path,
-    places: Mapping[Path, tuple[np.ndarray, np.ndarray]],
+    places: Places,
     layouts: Mapping[str, pa.Schema],
     report: Report,
 ) -> None:
@@ -218,9 +220,7 @@ def _write_nested(
                     writer.write_table(struct_rows(records, name, layouts[name]))
 
 
-def _chunks(
-    places: Mapping[Path, tuple[np.ndarray, np.ndarray]], columns: set[str], report: Report
-) -> Iterator[pa.Table]:
+def _chunks(places: Places, columns: set[str], report: Report) -> Iterator[pa.Table]:
     """The nested columns of the records that count, some megabytes at a time."""
     first_cell_first = sorted(places, key=lambda path: places[path][1].min())
     held: list[pa.Table] = []
