@@ -305,7 +305,7 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
         ship = {"env_vars": one_thread, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)
     else:
-        with haste.seen_at_once():
+        with haste.without_helpers(), haste.seen_at_once():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 

@@ -12,6 +12,16 @@ from runner.executors import haste, setup
 pytestmark = pytest.mark.slow  # imports ray.tune
 
 
+def test_helpers_are_not_started_and_can_be_again() -> None:
+    from ray._private.node import Node
+
+    before = {name: getattr(Node, name) for name in haste.HELPERS}
+    with haste.without_helpers():
+        assert not any(getattr(Node, name) is method for name, method in before.items())
+        assert [getattr(Node, name)(None, include_dashboard=False) for name in haste.HELPERS] == [None] * 3
+    assert before == {name: getattr(Node, name) for name in haste.HELPERS}
+
+
 def test_tunes_variables_are_set_aside_and_put_back() -> None:
     from ray.tune.execution import class_cache
 
@@ -59,6 +69,6 @@ def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             return module
 
         monkeypatch.setattr(haste, "_module", load)
-        with haste.seen_at_once(), haste.waiting_workers():
+        with haste.without_helpers(), haste.seen_at_once(), haste.waiting_workers():
             pass
         assert not vars(module or types.SimpleNamespace())
