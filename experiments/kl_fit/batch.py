@@ -70,39 +70,43 @@ def slice_size(cell: Cell) -> int:
 def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     stacked = padded_to_stack(cells)
     fitted, found = train(stacked, device)
+    finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
     judged: list[Judgement] = []
     for start in range(0, len(stacked), STACK):
         block = slice(start, start + STACK)
-        judged += judge(stacked[block], found[block], device)
-    away = _distances(cells, fitted, found)
-    return [_outcome(k, cell, fitted, found, judged[k], away[k]) for k, cell in enumerate(cells)]
+        judged += judge(stacked[block], found[block], finished[block], device)
+    away = _distances(cells, found, finished)
+    return [
+        _outcome(k, cell, fitted, found, judged[k], away[k]) if finished[k] else _diverged(k, cell, fitted, judged[k])
+        for k, cell in enumerate(cells)
+    ]
 
 
-def _distances(cells: Sequence[Cell], fitted: Fit, found: Fits) -> list[Distance]:
+def _distances(cells: Sequence[Cell], found: Fits, finished: np.ndarray) -> list[Distance]:
     """How far each fit is from its optima: of Gaussians alone these are known, and none of a diverged one."""
     away = [Distance()] * len(cells)
     if isinstance(found, Gaussians):
-        finished = np.flatnonzero((found.healthy & (fitted.steps_done == cells[0].params.steps))[: len(cells)])
-        for start in range(0, len(finished), STACK):
-            block = finished[start : start + STACK]
+        rows = np.flatnonzero(finished[: len(cells)])
+        for start in range(0, len(rows), STACK):
+            block = rows[start : start + STACK]
             known = distances([cells[k] for k in block], found.mean[block], found.tril[block])
             for k, distance in zip(block, known, strict=True):
                 away[k] = distance
     return away
 
 
+def _diverged(k: int, cell: Cell, fitted: Fit, judged: Judgement) -> Outcome:
+    return Outcome(
+        status="diverged",
+        error=f"diverged at step {fitted.steps_done[k]}: the loss or its gradient left the finite numbers;"
+        f" try a learning_rate below {cell.params.learning_rate:g}",
+        labels=judged.labels,
+        curve_steps=fitted.curve_steps,
+        curves={"loss": fitted.curve[k] + judged.loss_offset},
+    )
+
+
 def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, away: Distance) -> Outcome:
-    curve = {"loss": fitted.curve[k] + judged.loss_offset}
-    done = int(fitted.steps_done[k])
-    if done < cell.params.steps or not found.healthy[k]:
-        return Outcome(
-            status="diverged",
-            error=f"diverged at step {done}: the loss or its gradient left the finite numbers;"
-            f" try a learning_rate below {cell.params.learning_rate:g}",
-            labels=judged.labels,
-            curve_steps=fitted.curve_steps,
-            curves=curve,
-        )
     if isinstance(found, Flows):
         assert judged.moments is not None
         mean, covariance, weights = *judged.moments, None
@@ -112,7 +116,7 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, aw
         metrics={**judged.metrics, **away.metrics},
         labels={**judged.labels, **away.labels},
         curve_steps=fitted.curve_steps,
-        curves=curve,
+        curves={"loss": fitted.curve[k] + judged.loss_offset},
         modes=judged.modes,
         samples=judged.samples,
         mean=mean,

@@ -1,6 +1,11 @@
 """Divergences from the target P to the fit Q: each a value with the loss that training descends, and its gradient.
 
-Where a Gaussian is fitted both KLs' gradients are written out; everything else is left to autograd.
+Where a Gaussian is fitted both KLs' gradients are written out; everything else is left to autograd. Each has:
+
+- ``samples_target``: whether it needs samples of P.
+- ``is_written_out(target, family)``: whether autograd has no part in it.
+- ``loss_and_gradient(target, family, theta, noise, whole)``: the loss ``(K,)`` and its gradient ``(K, P)``. Unless
+  ``whole``, a loss may lack the target's entropy, and there is none where the gradient does without it.
 """
 
 from __future__ import annotations
@@ -16,6 +21,8 @@ from experiments import pointwise
 from experiments.kl_fit.families import Family, Gaussian, sampled
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.stacked_mixture import StackedMixture
+
+LossAndGradient = tuple[Tensor | None, Tensor]
 
 
 class StackedTarget(Protocol):
@@ -58,17 +65,19 @@ class ForwardKL:
 
     samples_target: bool = True
 
+    def is_written_out(self, target: StackedTarget, family: Family) -> bool:
+        return isinstance(family, Gaussian)
+
     def loss_and_gradient(
         self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """``(K,)`` and ``(K, P)``; up to the target's entropy, which training does not need, unless ``whole``."""
+    ) -> LossAndGradient:
         assert noise.uniform is not None
         x = target.sample(noise.uniform, noise.normal[:, : family.dim], noise.gamma)
         if isinstance(family, Gaussian):
-            loss, gradient = family.cross_entropy(theta, x, noise.count)
+            loss, gradient = family.cross_entropy(theta, x, noise.count, whole)
         else:
             loss, gradient = _by_autograd(lambda at: -noise.mean(family.log_prob(at, x)), theta)
-        if whole and target.log_prob is not None:
+        if whole and loss is not None and target.log_prob is not None:
             loss = loss + noise.mean(target.log_prob(x))
         return loss, gradient
 
@@ -88,26 +97,27 @@ class ReverseKL:
     estimator: str = "reparameterization"
     samples_target: bool = False
 
+    def is_written_out(self, target: StackedTarget, family: Family) -> bool:
+        of_gaussian = isinstance(target, StackedMixture) and isinstance(family, Gaussian)
+        return of_gaussian and self.estimator == "reparameterization"
+
     def loss_and_gradient(
         self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """``(K,)`` and ``(K, P)``, always whole."""
-        if (
-            self.estimator == "reparameterization"
-            and isinstance(family, Gaussian)
-            and isinstance(target, StackedMixture)
-        ):
-            return self._written_out(target, family, theta, noise)
+    ) -> LossAndGradient:
+        if self.is_written_out(target, family):
+            assert isinstance(target, StackedMixture) and isinstance(family, Gaussian)
+            return self._written_out(target, family, theta, noise, whole)
         return _by_autograd(lambda at: self._loss(target, family, at, noise), theta)
 
     def _written_out(
-        self, target: StackedMixture, family: Gaussian, theta: Tensor, noise: Noise
-    ) -> tuple[Tensor, Tensor]:
+        self, target: StackedMixture, family: Gaussian, theta: Tensor, noise: Noise, whole: bool
+    ) -> LossAndGradient:
         x, tril = family.place(theta, noise.normal)
         log_p, score = target.log_prob_and_score(x)
         score[:, :, noise.count :] = 0.0
         gradient = family.pull_back(score, noise.normal, tril).div_(-noise.count)
-        return -family.entropy(theta) - noise.mean(log_p), gradient.sub_(family.entropy_gradient(theta))
+        loss = -family.entropy(theta) - noise.mean(log_p) if whole else None
+        return loss, gradient.sub_(family.entropy_gradient(theta))
 
     def _loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:
         assert target.log_prob is not None
@@ -152,14 +162,17 @@ class WeightedKLs:
     reverse: Tensor
     samples_target: bool = True
 
+    def is_written_out(self, target: StackedTarget, family: Family) -> bool:
+        return ForwardKL().is_written_out(target, family) and ReverseKL().is_written_out(target, family)
+
     def loss_and_gradient(
         self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """``(K,)`` and ``(K, P)``; up to the target's entropy unless ``whole``."""
+    ) -> LossAndGradient:
         forward, by_forward = ForwardKL().loss_and_gradient(target, family, theta, noise, whole)
         reverse, by_reverse = ReverseKL().loss_and_gradient(target, family, theta, noise, whole)
         gradient = self.forward.unsqueeze(1) * by_forward + self.reverse.unsqueeze(1) * by_reverse
-        return self.forward * forward + self.reverse * reverse, gradient
+        loss = None if forward is None or reverse is None else self.forward * forward + self.reverse * reverse
+        return loss, gradient
 
 
 @dataclass(frozen=True)
@@ -176,10 +189,12 @@ class FromBothSides:
     integrand: Callable[[Tensor], Tensor]
     samples_target: bool = True
 
+    def is_written_out(self, target: StackedTarget, family: Family) -> bool:
+        return False
+
     def loss_and_gradient(
         self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """``(K,)`` and ``(K, P)``, always whole."""
+    ) -> LossAndGradient:
         return _by_autograd(lambda at: self._loss(target, family, at, noise), theta)
 
     def _loss(self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise) -> Tensor:

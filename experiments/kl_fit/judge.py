@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments import randomness
 from experiments.experiment import Cell
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
-from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of
+from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of, unjudged
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
@@ -26,11 +26,13 @@ DRAWS = 10_000  # of P and of Q, where the dimension is above one, or Q a flow
 EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
 
-def judge(cells: Sequence[Cell], q: Fits, device: str) -> list[Judgement]:
-    """Of a block of cells, in their order."""
+def judge(cells: Sequence[Cell], q: Fits, finished: np.ndarray, device: str) -> list[Judgement]:
+    """Of a block of cells, in their order; what is said of fits that are not ``finished`` ``(K,)`` has no meaning."""
     if isinstance(cells[0].target, Points):
-        return [by_neighbours(cell, q[k : k + 1]) for k, cell in enumerate(cells)]
-    with np.errstate(all="ignore"):  # diverged fits are judged with the others, and dropped
+        return [
+            by_neighbours(cell, q[k : k + 1]) if finished[k] else unjudged(cell, q.dim) for k, cell in enumerate(cells)
+        ]
+    with np.errstate(all="ignore"):  # diverged fits are judged with the others
         evaluations, x_q = _evaluate(cells, q, device)
     judged = []
     for cell, evaluation, x in zip(cells, evaluations, x_q, strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -61,10 +61,15 @@ def by_neighbours(cell: Cell, q: Fits) -> Judgement:
         "cross_entropy": cross_entropy,
         "cross_entropy_se": error,
     }
-    shape = frame_shape(family(cell.params, q.dim))
-    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
     moments = moments_of(samples) if isinstance(q, Flows) else None
-    return Judgement(metrics, samples[:KEPT_SAMPLES], {"coverage_method": "knn"}, moments=moments, loss_offset=offset)
+    return replace(unjudged(cell, q.dim), metrics=metrics, samples=samples[:KEPT_SAMPLES], moments=moments)
+
+
+def unjudged(cell: Cell, dim: int) -> Judgement:
+    """What is reported of a fit that diverged."""
+    shape = frame_shape(family(cell.params, dim))
+    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
+    return Judgement({}, np.empty((0, dim)), {"coverage_method": "knn"}, loss_offset=offset)
 
 
 def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

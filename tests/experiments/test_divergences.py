@@ -15,7 +15,7 @@ from scipy import integrate, optimize, stats
 
 from experiments.kl_fit import KL_FIT, Params
 from experiments.kl_fit.divergences import Noise, divergence
-from experiments.kl_fit.families import Gaussian, Shape
+from experiments.kl_fit.families import Gaussian, Shape, gaussian
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture, named
 from experiments.targets.definition import define
@@ -79,6 +79,25 @@ def loss_and_gradient(
         stack, Gaussian("full", 1), theta, Noise(normal, n, uniform), whole=True
     )
     return float(value), gradient[0].numpy()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("chosen", CHOSEN[:6], ids=name)
+def test_the_gradient_does_without_the_loss(chosen: dict[str, Any], dim: int) -> None:
+    """To the last bit; and what is kept of a descent without autograd serves one that needs it."""
+    for kept in (gaussian._entropy_gradient, gaussian._below, gaussian._layout):
+        kept.cache_clear()
+    stack, family = StackedMixture.stack([random_mixture(dim, dim, 4)] * 2), Gaussian("full", dim)
+    noise = torch.Generator().manual_seed(dim)
+    theta = 0.3 * torch.randn(2, family.parameters, generator=noise)
+    drawn = Noise(torch.randn(2, dim, 16, generator=noise), 16, torch.rand(2, 16, generator=noise))
+    descended = divergence([Params(target="bimodal", **chosen)] * 2, theta)
+    with torch.inference_mode(descended.is_written_out(stack, family)):
+        _, gradient = descended.loss_and_gradient(stack, family, theta, drawn, whole=False)
+    loss, again = descended.loss_and_gradient(stack, family, theta, drawn, whole=True)
+    assert loss is not None and torch.equal(gradient, again)
+    last = divergence([Params(target="bimodal", divergence="jensen_shannon")] * 2, theta)
+    assert torch.isfinite(last.loss_and_gradient(stack, family, theta, drawn, whole=True)[1]).all()
 
 
 @pytest.mark.parametrize("shape", ["isotropic", "diagonal", "full"])

@@ -103,7 +103,7 @@ def test_flows_of_a_formula_are_judged_by_draws() -> None:
     center, factor = np.array([[0.5, -0.2]]), np.array([[[1.5, 0.0], [-0.3, 0.9]]])
     theta = random_theta(chosen, 1)
     cell = SimpleNamespace(params=Params(target="two_moons", family="flow"), target=analytic("two_moons"), seed=0)
-    (found,) = judge.judge([cell], Flows.of(chosen, theta, center, factor), "cpu")
+    (found,) = judge.judge([cell], Flows.of(chosen, theta, center, factor), np.array([True]), "cpu")
     u = np.linspace(-14, 14, 501)
     points = np.stack([g.ravel() for g in np.meshgrid(u, u, indexing="ij")])
     with torch.no_grad():

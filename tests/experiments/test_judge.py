@@ -57,7 +57,7 @@ def pairs(dim: int, kind: str, count: int = 32) -> tuple[list[Mixture], list[Mix
 
 def judged(targets: list[Mixture], fits: Any, **params: Any) -> list[Judgement]:
     cells = [SimpleNamespace(params=Params(target="any", **params), target=t, seed=k) for k, t in enumerate(targets)]
-    return judge(cells, fits, "cpu")
+    return judge(cells, fits, np.ones(len(cells), dtype=bool), "cpu")
 
 
 def level_in_1d(log_q: np.ndarray) -> float:

@@ -147,6 +147,24 @@ def test_a_diverging_fit_leaves_the_others_alone(divergence: str) -> None:
             check_equal(found[k], expected[k])
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fit_to_points_that_diverges_leaves_the_others_alone(family: str, optimizer: str) -> None:
+    """Some stop at numbers that are finite but have no density: those are not judged."""
+    targets = [Points("p", np.random.default_rng(2).normal(size=(50, 2)), ("a", "b"))]
+    chosen: dict[str, Any] = {"divergence": "forward_kl", "family": family, "optimizer": optimizer}
+    healthy, sick = (cells(targets, 5, ["wide"], **chosen) for _ in range(2))
+    for k, rate in ((1, 1e9), (3, 1e30)):
+        sick[k].params = sick[k].params.model_copy(update={"learning_rate": rate})
+    expected, found = KL_FIT.run_batch(healthy, "cpu"), KL_FIT.run_batch(sick, "cpu")
+    assert [outcome.status for outcome in found] == ["ok", "diverged", "ok", "diverged", "ok"]
+    for k in (0, 2, 4):
+        check_equal(found[k], expected[k])
+    for k in (1, 3):
+        assert "learning_rate" in (found[k].error or "") and not found[k].metrics
+        assert found[k].labels == {"coverage_method": "knn"}
+
+
 @pytest.mark.usefixtures("no_optima")
 def test_sgd_in_own_coordinates_alone_or_among_others() -> None:
     targets = [random_mixture(seed, 1, 2) for seed in range(3)]

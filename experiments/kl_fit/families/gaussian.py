@@ -71,8 +71,10 @@ class Gaussian:
         constant = 0.5 * self.dim * math.log(2 * math.pi)
         return -0.5 * (y * y).sum(dim=1) - (self.log_det(theta) + constant).unsqueeze(1)
 
-    def cross_entropy(self, theta: Tensor, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    def cross_entropy(self, theta: Tensor, x: Tensor, n: int, whole: bool) -> tuple[Tensor | None, Tensor]:
         r"""Mean of -log q over the first n columns of x ``(K, D, N)``, ``(K,)``, and its gradient ``(K, P)``.
+
+        The mean itself, for which the gradient has no use, only if ``whole``.
 
         Of points a Gaussian needs but their mean and covariance, its sufficient statistics. With
         :math:`y = L^{-1} (\bar x - loc)` and :math:`C = L^{-1} \hat\Sigma L^{-T} + y y^T`
@@ -90,7 +92,7 @@ class Gaussian:
             covariance = torch.bmm(away, away.transpose(1, 2)).div_(n)
             y = torch.bmm(inverse, mean - loc)
             second = torch.baddbmm(torch.bmm(y, y.transpose(1, 2)), torch.bmm(inverse, covariance), inverse.mT)
-            trace = second.diagonal(dim1=1, dim2=2).sum(dim=1)
+            squares = second.diagonal(dim1=1, dim2=2)
             by_loc = torch.bmm(inverse.mT, y).squeeze(2).neg_()
             rest = torch.eye(self.dim, dtype=x.dtype, device=x.device) - second
             by_tril = torch.bmm(inverse.mT, rest)
@@ -98,10 +100,12 @@ class Gaussian:
             tril = self._diagonal(scale)
             y = (mean - loc).squeeze(2) / tril
             second = away.square_().sum(dim=2).div_(n) / tril.square() + y.square()
-            trace = second.sum(dim=1)
+            squares = second
             by_loc = -y / tril
             by_tril = (1.0 - second) / tril
-        value = 0.5 * trace + self.log_det(theta) + 0.5 * self.dim * math.log(2 * math.pi)
+        value = None
+        if whole:
+            value = 0.5 * squares.sum(dim=1) + self.log_det(theta) + 0.5 * self.dim * math.log(2 * math.pi)
         return value, self._by_theta(by_loc, by_tril, tril)
 
     def whiten(self, theta: Tensor, x: Tensor) -> Tensor:
@@ -214,6 +218,7 @@ class _Rsample(torch.autograd.Function):
 
 
 @lru_cache
+@torch.inference_mode(False)  # kept for autograd too
 def _entropy_gradient(family: Gaussian, dtype: torch.dtype, device: str) -> Tensor:
     gradient = torch.zeros(family.parameters, dtype=dtype, device=device)
     gradient[family.dim : family.dim + family.scales] = family.dim / family.scales
@@ -221,6 +226,7 @@ def _entropy_gradient(family: Gaussian, dtype: torch.dtype, device: str) -> Tens
 
 
 @lru_cache
+@torch.inference_mode(False)  # kept for autograd too
 def _below(dim: int, device: str) -> Tensor:
     """Where the entries below the diagonal are in a flattened matrix; kept on the device, as ``_layout``."""
     rows, columns = np.tril_indices(dim, -1)
@@ -228,6 +234,7 @@ def _below(dim: int, device: str) -> Tensor:
 
 
 @lru_cache
+@torch.inference_mode(False)  # kept for autograd too
 def _layout(dim: int, size: int, device: str) -> Tensor:
     """Where each entry of the unit factor comes from in the table of 0, 1 and the entries below the diagonal.
 
