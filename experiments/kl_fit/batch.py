@@ -16,7 +16,7 @@ from experiments.kl_fit.fit import LINE, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
-from experiments.kl_fit.optimum import Distance, distances
+from experiments.kl_fit.optimum import Distance, distances, look_up
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_analytic import stack
@@ -34,6 +34,8 @@ SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
+    if isinstance(family(cells[0].params, cells[0].target.dim), Gaussian):
+        look_up(cells)
     size = slice_size(cells[0])
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):

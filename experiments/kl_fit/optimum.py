@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.experiment import Cell
-from experiments.truth import Certificate, Divergence, Family, certify
+from experiments.truth import Certificate, Divergence, Family, certify, optima
 
 DECIMALS = 10  # of a gap in nats, so that it is the same on every processor; quadrature is good for no more
 
@@ -22,17 +22,32 @@ class Distance:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+def look_up(cells: Sequence[Cell]) -> None:
+    """Have the optima ready that ``distances`` will want; cells whose family is Gaussian.
+
+    A search may take as long as hundreds of fits. Workers start one after another, so that before their first fits the
+    second has less to wait for what the first has begun to search; after their fits, of one size, both would search.
+    """
+    for (_, family, divergence), (row, *_) in _groups(cells).items():
+        optima(cells[row].target, family, divergence)
+
+
 def distances(cells: Sequence[Cell], mean: np.ndarray, tril: np.ndarray) -> list[Distance]:
     """Of K fits ``(K, D)``, Cholesky factors ``(K, D, D)``; cells of one target, family and divergence at once."""
-    groups: dict[tuple[str, Family, Divergence], list[int]] = {}
-    for k, cell in enumerate(cells):
-        groups.setdefault((cell.target.digest, cell.params.family, _divergence(cell.params)), []).append(k)
     found = [Distance()] * len(cells)
-    for (_, family, divergence), rows in groups.items():
+    for (_, family, divergence), rows in _groups(cells).items():
         certificates = certify(cells[rows[0]].target, family, divergence, mean[rows], tril[rows])
         for k, certificate in zip(rows, certificates, strict=True):
             found[k] = _distance(certificate)
     return found
+
+
+def _groups(cells: Sequence[Cell]) -> dict[tuple[str, Family, Divergence], list[int]]:
+    """The rows of cells by what their optima depend on: target, family and divergence."""
+    groups: dict[tuple[str, Family, Divergence], list[int]] = {}
+    for k, cell in enumerate(cells):
+        groups.setdefault((cell.target.digest, cell.params.family, _divergence(cell.params)), []).append(k)
+    return groups
 
 
 def _divergence(params: Any) -> Divergence:

@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from experiments.targets import Target
 from experiments.truth.divergence import Divergence
@@ -52,10 +55,23 @@ def _optima(question: _Question) -> tuple[Optimum, ...]:
     path = folder() / f"{_hash(question)}.json"
     found = _read(path, question)
     if found is None:
-        found = search(question.target, question.family, question.divergence)
-        with suppress(OSError):
-            _write(path, question, found)
+        with _alone(path):
+            found = _read(path, question)
+            if found is None:
+                found = search(question.target, question.family, question.divergence)
+                with suppress(OSError):
+                    _write(path, question, found)
     return found
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Workers that ask the same at once wait for the first one's answer, where files can be locked."""
+    with ExitStack() as held:
+        with suppress(OSError, NotImplementedError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(path.with_suffix(".lock")))
+        yield
 
 
 def folder() -> Path:

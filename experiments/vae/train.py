@@ -45,6 +45,7 @@ class Trace:
     kl: Tensor
 
 
+@torch.inference_mode()  # gradients are written out, and torch need not be ready for autograd
 def train(
     model: Stack,
     widths: Widths,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +147,29 @@ def test_optima_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert again(target) == ["again"]
     assert again(target) == []
     assert again(Mixture("two", target.weights, 1.01 * target.means, target.covariances)) == ["again"]
+
+
+def test_of_two_who_ask_at_once_one_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, asked = optima(bimodal(3.0), "gaussian_full", "reverse_kl"), []
+
+    def search(*question: Any) -> Any:
+        asked.append(question)
+        time.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(truth_cache, "search", search)
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.map(lambda _: optima(bimodal(2.0), "gaussian_full", "reverse_kl"), range(2))
+        assert list(answers) == [found, found]
+    assert len(asked) == 1
+
+
+def test_where_nothing_can_be_kept_each_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MODESWEEP_CACHE", str(tmp_path / "file"))
+    found = optima(bimodal(3.0), "gaussian_full", "reverse_kl")
+    truth_cache._optima.cache_clear()
+    assert found == optima(bimodal(3.0), "gaussian_full", "reverse_kl") != ()
 
 
 @pytest.mark.parametrize(
