@@ -20,6 +20,7 @@ from experiments.truth.divergence import Divergence
 from experiments.truth.search import Family, Optimum, search
 
 VERSION = 1  # raised when the search would find something else
+PATIENCE = 600.0  # seconds; the longest search known takes half a minute
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def _optima(question: _Question) -> tuple[Optimum, ...]:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Workers that ask the same at once wait for the first one's answer, where files can be locked."""
+    """Workers that ask the same at once wait for the first one's answer, where files can be locked, and not forever."""
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(path.with_suffix(".lock")))
+            held.enter_context(FileLock(path.with_suffix(".lock"), timeout=PATIENCE))
         yield
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from scipy import optimize
 
 from experiments.targets import Mixture, Points, named
@@ -162,6 +163,16 @@ def test_of_two_who_ask_at_once_one_searches(monkeypatch: pytest.MonkeyPatch) ->
         answers = pool.map(lambda _: optima(bimodal(2.0), "gaussian_full", "reverse_kl"), range(2))
         assert list(answers) == [found, found]
     assert len(asked) == 1
+
+
+def test_nobody_waits_forever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = optima(bimodal(3.0), "gaussian_full", "reverse_kl")
+    (path,) = (tmp_path / "cache" / "truth").glob("*.json")
+    path.unlink()
+    truth_cache._optima.cache_clear()
+    monkeypatch.setattr(truth_cache, "PATIENCE", 0.1)
+    with FileLock(path.with_suffix(".lock")):
+        assert optima(bimodal(3.0), "gaussian_full", "reverse_kl") == found
 
 
 def test_where_nothing_can_be_kept_each_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
