@@ -66,7 +66,7 @@ def table(name: str, figures: list[Figure]) -> Table:
     shown.add_column("measured", justify="right")
     shown.add_column("bar")
     for figure in figures:
-        shown.add_row(figure.what, figure.text, figure.verdict, style="red" if figure.verdict.endswith("NO") else None)
+        shown.add_row(figure.title, figure.text, figure.verdict, style="red" if figure.verdict.endswith("NO") else None)
     return shown
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 FOLDER = Path(__file__).parents[1] / "results" / "benchmarks"
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
-BY_STACK = re.compile(r"(?P<case>.+), stack of (?P<size>\d+): a cell")
 MARKED = re.compile(r"(<!-- benchmarks: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 PACKAGES = ("modesweep", "torch", "ray", "mlflow", "pyarrow")
 
@@ -28,6 +27,7 @@ class Figure:
         what: that was measured.
         value: in ``unit``.
         bar: the least (``at least``) or most (``at most``) that the value should be, or None.
+        stack: how many cells were one stack, where that is what was varied.
     """
 
     what: str
@@ -35,6 +35,11 @@ class Figure:
     unit: str = ""
     bar: float | None = None
     kind: str = "at most"
+    stack: int | None = None
+
+    @property
+    def title(self) -> str:
+        return self.what if self.stack is None else f"{self.what}, stack of {self.stack}: a cell"
 
     @property
     def verdict(self) -> str:
@@ -90,9 +95,9 @@ def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
 
 def markdown(figures: Sequence[Figure]) -> list[str]:
     """The lines of a table: a row for each figure, or for figures by size of a stack one for each size."""
-    if figures and all(BY_STACK.fullmatch(figure.what) for figure in figures):
+    if figures and all(figure.stack is not None for figure in figures):
         return _by_stack(figures)
-    rows = [f"| {figure.what} | {figure.text} | {figure.verdict} |" for figure in figures]
+    rows = [f"| {figure.title} | {figure.text} | {figure.verdict} |" for figure in figures]
     return ["| | measured | bar |", "|---|---:|---|", *rows]
 
 
@@ -107,10 +112,10 @@ def renewed(document: str, folder: Path = FOLDER) -> str:
 
 
 def _by_stack(figures: Sequence[Figure]) -> list[str]:
-    found = {(mark["case"], int(mark["size"])): f for f in figures if (mark := BY_STACK.fullmatch(f.what))}
-    cases, sizes = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+    found = {(figure.what, figure.stack): figure for figure in figures}
+    cases = list(dict.fromkeys(figure.what for figure in figures))
     lines = ["| stack | " + " | ".join(cases) + " |", "|---:|" + "---:|" * len(cases)]
-    for size in sorted(sizes):
+    for size in sorted({figure.stack for figure in figures if figure.stack is not None}):
         held = [found.get((case, size)) for case in cases]
         lines.append(f"| {size} | " + " | ".join(figure.text if figure else "" for figure in held) + " |")
     return lines

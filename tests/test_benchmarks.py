@@ -21,9 +21,9 @@ def test_a_marked_table_is_made_anew_and_the_rest_of_a_document_stays() -> None:
 
 def test_figures_by_stack_become_a_column_for_each_case() -> None:
     figures = [
-        Figure("KL on ring, stack of 1: a cell", 2.0, "ms"),
-        Figure("KL on ring, stack of 16: a cell", 1.5, "ms"),
-        Figure("VAE on ring, stack of 1: a cell", 7.0, "ms"),
+        Figure("KL on ring", 2.0, "ms", stack=1),
+        Figure("KL on ring", 1.5, "ms", stack=16),
+        Figure("VAE on ring", 7.0, "ms", stack=1),
     ]
     assert markdown(figures) == [
         "| stack | KL on ring | VAE on ring |",

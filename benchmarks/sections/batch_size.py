@@ -26,5 +26,5 @@ def run(folder: Path, quick: bool) -> list[Figure]:
             if usage.exit_code:
                 raise RuntimeError(usage.errors)
             what = {"vae": "VAE on ring8_easy, 200 steps"}.get(case, f"reverse KL on {case}, 1000 steps")
-            figures.append(Figure(f"{what}, stack of {size}: a cell", 1e3 * float(usage.output), "ms"))
+            figures.append(Figure(what, 1e3 * float(usage.output), "ms", stack=size))
     return figures

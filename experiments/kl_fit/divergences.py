@@ -1,11 +1,6 @@
 """Divergences from the target P to the fit Q: each a value with the loss that training descends, and its gradient.
 
-Where a Gaussian is fitted both KLs' gradients are written out; everything else is left to autograd. Each has:
-
-- ``samples_target``: whether it needs samples of P.
-- ``is_written_out(target, family)``: whether autograd has no part in it.
-- ``loss_and_gradient(target, family, theta, noise, whole)``: the loss ``(K,)`` and its gradient ``(K, P)``. Unless
-  ``whole``, a loss may lack the target's entropy, and there is none where the gradient does without it.
+Where a Gaussian is fitted both KLs' gradients are written out; everything else is left to autograd.
 """
 
 from __future__ import annotations
@@ -51,6 +46,28 @@ class Noise:
         """Mean of a value ``(K, N)`` over the columns in use, ``(K,)``, by their weights ``(K, count)`` if given."""
         used = value if value.shape[1] == self.count else value[:, : self.count]
         return used.mean(dim=1) if weights is None else (weights * used).sum(dim=1)
+
+
+class Divergence(Protocol):
+    """What training minimises, for a stack of cells."""
+
+    @property
+    def samples_target(self) -> bool:
+        """Whether it needs samples of P."""
+        ...
+
+    def is_written_out(self, target: StackedTarget, family: Family) -> bool:
+        """Whether the gradient is, so that autograd has no part in it."""
+        ...
+
+    def loss_and_gradient(
+        self, target: StackedTarget, family: Family, theta: Tensor, noise: Noise, whole: bool
+    ) -> LossAndGradient:
+        """The loss ``(K,)`` at parameters ``(K, P)``, and its gradient ``(K, P)``.
+
+        Unless ``whole``, the loss may lack the target's entropy, and is None where the gradient does without it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -206,9 +223,6 @@ class FromBothSides:
         log_q = family.log_prob(theta, of_q) if log_q is None else log_q
         at_q = self.integrand(log_p - log_q)
         return noise.mean(at_p) + noise.mean(at_q, family.weights(theta, noise.count))
-
-
-Divergence = ForwardKL | ReverseKL | WeightedKLs | FromBothSides
 
 
 def divergence(params: Sequence[Any], like: Tensor) -> Divergence:

@@ -79,7 +79,8 @@ def fit(
             gradient.div_(norm.clamp_(min=1.0))
             descent.step([gradient], rate=decay(step / steps), active=active)
             steps_done += active
-            if keep and loss is not None:
+            if keep:
+                assert loss is not None
                 curve[column] = loss
                 column = min(column + 1, len(kept) - 1)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())

@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments import randomness
 from experiments.experiment import Cell
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
-from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of, unjudged
+from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
@@ -27,11 +27,9 @@ EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
 
 def judge(cells: Sequence[Cell], q: Fits, finished: np.ndarray, device: str) -> list[Judgement]:
-    """Of a block of cells, in their order; what is said of fits that are not ``finished`` ``(K,)`` has no meaning."""
+    """Of a block of cells, in their order; metrics of fits that are not ``finished`` ``(K,)`` mean nothing."""
     if isinstance(cells[0].target, Points):
-        return [
-            by_neighbours(cell, q[k : k + 1]) if finished[k] else unjudged(cell, q.dim) for k, cell in enumerate(cells)
-        ]
+        return [by_neighbours(cell, q[k : k + 1], bool(finished[k])) for k, cell in enumerate(cells)]
     with np.errstate(all="ignore"):  # diverged fits are judged with the others
         evaluations, x_q = _evaluate(cells, q, device)
     judged = []

@@ -36,8 +36,13 @@ class Judgement:
     loss_offset: float = 0.0
 
 
-def by_neighbours(cell: Cell, q: Fits) -> Judgement:
-    """Of one cell and its one fit."""
+def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
+    """Of one cell and its one fit, which has no metrics unless ``finished``: its density may not exist."""
+    shape = frame_shape(family(cell.params, q.dim))
+    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
+    judgement = Judgement({}, np.empty((0, q.dim)), {"coverage_method": "knn"}, loss_offset=offset)
+    if not finished:
+        return judgement
     points = cell.target.values
     frame = Frame.of(cell.target, "diagonal")
     (generator,) = randomness.generators([cell.seed], "evaluation")
@@ -62,14 +67,7 @@ def by_neighbours(cell: Cell, q: Fits) -> Judgement:
         "cross_entropy_se": error,
     }
     moments = moments_of(samples) if isinstance(q, Flows) else None
-    return replace(unjudged(cell, q.dim), metrics=metrics, samples=samples[:KEPT_SAMPLES], moments=moments)
-
-
-def unjudged(cell: Cell, dim: int) -> Judgement:
-    """What is reported of a fit that diverged."""
-    shape = frame_shape(family(cell.params, dim))
-    offset = Frame.of(cell.target, shape).log_det if cell.params.standardise else 0.0
-    return Judgement({}, np.empty((0, dim)), {"coverage_method": "knn"}, loss_offset=offset)
+    return replace(judgement, metrics=metrics, samples=samples[:KEPT_SAMPLES], moments=moments)
 
 
 def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
