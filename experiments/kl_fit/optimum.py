@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.experiment import Cell
-from experiments.truth import Certificate, Divergence, Family, certify, optima
+from experiments.truth import Certificate, Divergence, Family, ahead, certify
 
 DECIMALS = 10  # of a gap in nats, so that it is the same on every processor; quadrature is good for no more
 
@@ -23,13 +23,13 @@ class Distance:
 
 
 def look_up(cells: Sequence[Cell]) -> None:
-    """Have the optima ready that ``distances`` will want; cells whose family is Gaussian.
+    """Search for the optima that ``distances`` will want, of cells whose family is Gaussian, before their fits.
 
-    A search may take as long as hundreds of fits. Workers start one after another, so that before their first fits the
-    second has less to wait for what the first has begun to search; after their fits, of one size, both would search.
+    A search may take as long as hundreds of fits. After fits of one size two workers would come to it at once, and one
+    wait for the other; before them it goes on with its fits.
     """
     for (_, family, divergence), (row, *_) in _groups(cells).items():
-        optima(cells[row].target, family, divergence)
+        ahead(cells[row].target, family, divergence)
 
 
 def distances(cells: Sequence[Cell], mean: np.ndarray, tril: np.ndarray) -> list[Distance]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 
 from experiments.targets import Target
 from experiments.truth.divergence import Divergence
@@ -47,13 +47,25 @@ def optima(target: Target, family: Family, divergence: Divergence | str) -> tupl
     Raises:
         ValueError: no Gaussian has a finite divergence from the target.
     """
+    return _optima(_question(target, family, divergence))
+
+
+def ahead(target: Target, family: Family, divergence: Divergence | str) -> None:
+    """Search for the optima before they are wanted, unless another process is at it: by then it will have them."""
+    question = _question(target, family, divergence)
+    path = _path(question)
+    if path.exists() or not _is_searched_for(path):
+        _optima(question)
+
+
+def _question(target: Target, family: Family, divergence: Divergence | str) -> _Question:
     chosen = divergence if isinstance(divergence, Divergence) else Divergence(divergence)  # type: ignore[arg-type]
-    return _optima(_Question(target.digest, family, chosen, target))
+    return _Question(target.digest, family, chosen, target)
 
 
 @lru_cache(maxsize=1024)
 def _optima(question: _Question) -> tuple[Optimum, ...]:
-    path = folder() / f"{_hash(question)}.json"
+    path = _path(question)
     found = _read(path, question)
     if found is None:
         with _alone(path):
@@ -71,8 +83,22 @@ def _alone(path: Path) -> Iterator[None]:
     with ExitStack() as held:
         with suppress(OSError, NotImplementedError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(path.with_suffix(".lock"), timeout=PATIENCE))
+            held.enter_context(_lock(path, PATIENCE))
         yield
+
+
+def _is_searched_for(path: Path) -> bool:
+    try:
+        with _lock(path, 0.0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+
+
+def _lock(path: Path, patience: float) -> BaseFileLock:
+    return FileLock(path.with_suffix(".lock"), timeout=patience)
 
 
 def folder() -> Path:
@@ -84,8 +110,9 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "modesweep" / "truth"
 
 
-def _hash(question: _Question) -> str:
-    return hashlib.blake2b(json.dumps(question.key, sort_keys=True).encode(), digest_size=16).hexdigest()
+def _path(question: _Question) -> Path:
+    name = hashlib.blake2b(json.dumps(question.key, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return folder() / f"{name}.json"
 
 
 def _read(path: Path, question: _Question) -> tuple[Optimum, ...] | None:
