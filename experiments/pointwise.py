@@ -9,8 +9,16 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+SMALL = -40.0  # below which ln(sigma(u)) is u, to the last bit
+
+
+def log_part(u: Tensor, part: Tensor) -> Tensor:
+    r""":math:`\ln \sigma(u)` where :math:`\sigma(u)` is known, at half of logsigmoid's cost; it may have underflowed."""
+    return torch.where(u < SMALL, u, part.log())
 
 
 def forward_kl(u: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import torch
@@ -134,7 +134,7 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
     dtype = getattr(torch, params.dtype)
     frames = {cell.target.digest: _frame(cell, chosen) for cell in cells}
     stacked = _stack(cells, frames, dtype, device)
-    theta = torch.tensor(np.stack(_starts(cells, frames, chosen)), dtype=dtype, device=device)
+    theta = torch.tensor(_starts(cells, frames, chosen), dtype=dtype, device=device)
     if isinstance(chosen, Flow):
         theta = torch.nn.functional.pad(theta, (0, -theta.shape[1] % LINE))
     fitted = fit(
@@ -166,15 +166,25 @@ def _frame(cell: Cell, chosen: Family) -> Frame:
     return Frame.of(cell.target, frame_shape(chosen)) if cell.params.standardise else Frame.own(cell.target)
 
 
-def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> list[np.ndarray]:
-    """Parameters ``(P,)`` of each cell's fit before the first step, in its frame."""
-    starts = []
+def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> np.ndarray:
+    """Parameters ``(K, P)`` of each cell's fit before the first step, in its frame; those that start alike at once."""
+    drawn = not isinstance(chosen, Gaussian | StudentT)
+    starts: dict[Hashable, np.ndarray] = {}
+    of_cells = []
     for cell in cells:
-        (generator,) = randomness.generators([cell.seed], "init")
-        mean, covariance = initial(cell.target, cell.params, generator)
-        frame = frames[cell.target.digest]
-        starts.append(chosen.project(frame.points(mean[None])[0], frame.covariance(covariance), generator))
-    return starts
+        params, digest = cell.params, cell.target.digest
+        seed = cell.seed if drawn or params.init == "random" else None
+        start = (digest, params.init, params.init_scale, params.init_loc, seed)
+        if start not in starts:
+            starts[start] = _start(cell, frames[digest], chosen)
+        of_cells.append(starts[start])
+    return np.stack(of_cells)
+
+
+def _start(cell: Cell, frame: Frame, chosen: Family) -> np.ndarray:
+    (generator,) = randomness.generators([cell.seed], "init")
+    mean, covariance = initial(cell.target, cell.params, generator)
+    return chosen.project(frame.points(mean[None])[0], frame.covariance(covariance), generator)
 
 
 def _stack(cells: Sequence[Cell], frames: dict[str, Frame], dtype: torch.dtype, device: str) -> StackedTarget:

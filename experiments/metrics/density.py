@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments import pointwise
 from experiments.metrics import importance, modes
-from experiments.metrics.estimate import Estimate, expectation
+from experiments.metrics.estimate import Estimate, expectation, share
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Analytic, Mixture
@@ -34,27 +34,17 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Both:
-    """A measure of P or of Q with what was tallied over it.
-
-    Args:
-        f: log p - log q, ``(K, N)``.
-        shares: p / (p + q) and q / (p + q), ``(K, N)`` each.
-    """
+class Side:
+    """A measure of P or of Q with what was tallied over it."""
 
     measure: Measure
     tally: Tally
-    f: Tensor
-    shares: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(cls, mixture: StackedMixture, measure: Measure) -> _Both:
-        counts = tally(mixture, measure)
-        f = counts.log_p - measure.log_q
-        return cls(measure, counts, f, (torch.sigmoid(f), torch.sigmoid(-f)))
 
     def expectation(self, value: Tensor) -> Estimate:
         return expectation(self.measure, value)
+
+    def share(self, inside: Tensor) -> Estimate:
+        return share(self.measure, inside)
 
 
 def evaluate(
@@ -83,12 +73,12 @@ def evaluate(
 
         return evaluate_analytic(targets, p, q, level_q=level_q, heavy_q=heavy_q, alpha=alpha)
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
-    of_p, of_q = _Both.of(mixture, p), _Both.of(mixture, q)
-    masses = _masses(of_p.tally, of_q.tally)
-    estimates = _pointwise(of_p, of_q, level_p, level_q) | _chain_rule(of_p, of_q, *masses)
-    estimates |= importance.forward(of_p.f, p) | importance.reverse(of_q.f, q)
+    of_p, of_q = (Side(measure, tally(mixture, measure)) for measure in (p, q))
+    masses = balanced_masses(of_p.tally, of_q.tally)
+    estimates = by_points(of_p, of_q, level_p, level_q) | chain_rule(of_p, of_q, *masses)
+    estimates |= importance.forward(of_p.tally.log_ratio, p) | importance.reverse(of_q.tally.log_ratio, q)
     if alpha is not None:
-        sides = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
+        sides = [side.expectation(pointwise.alpha(side.tally.log_ratio, alpha)) for side in (of_p, of_q)]
         estimates["alpha"] = sides[0] + sides[1]
     columns = {name: e.value for name, e in estimates.items()}
     columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
@@ -111,23 +101,27 @@ def evaluate(
     return [_cell(k, target, table, rows, draws, heavy_q) for k, target in enumerate(targets)]
 
 
-def _pointwise(of_p: _Both, of_q: _Both, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
+def by_points(of_p: Side, of_q: Side, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
     """Metrics that are expectations of a function of x."""
-    log_half = [math.log(2) + torch.nn.functional.logsigmoid(f) for f in (of_p.f, -of_q.f)]
+    f, g = of_p.tally.log_ratio, -of_q.tally.log_ratio
+    halves = [
+        side.expectation(math.log(2) + pointwise.log_part(ratio, part))
+        for side, part, ratio in ((of_p, of_p.tally.p_part, f), (of_q, of_q.tally.q_part, g))
+    ]
     return {
-        "forward_kl": of_p.expectation(of_p.f),
-        "reverse_kl": of_q.expectation(-of_q.f),
-        "jensen_shannon": (of_p.expectation(log_half[0]) + of_q.expectation(log_half[1])) * 0.5,
+        "forward_kl": of_p.expectation(f),
+        "reverse_kl": of_q.expectation(g),
+        "jensen_shannon": (halves[0] + halves[1]) * 0.5,
         "entropy_gap": of_q.expectation(-of_q.measure.log_q) + of_p.expectation(of_p.tally.log_p),
-        "high_quality": of_q.expectation((of_q.tally.nearest <= NEAR).double()),
-        "high_quality_ceiling": of_p.expectation((of_p.tally.nearest <= NEAR).double()),
+        "high_quality": of_q.share(of_q.tally.nearest <= NEAR),
+        "high_quality_ceiling": of_p.share(of_p.tally.nearest <= NEAR),
         "coverage": _region(of_p, of_p.measure.log_q, of_q.measure, of_q.measure.log_q, level_q),
         "sharpness": _region(of_q, of_q.tally.log_p, of_p.measure, of_p.tally.log_p, level_p),
     }
 
 
 def _region(
-    side: _Both, log_density: Tensor, own: Measure, log_density_of_own: Tensor, level: Tensor | None
+    side: Side, log_density: Tensor, own: Measure, log_density_of_own: Tensor, level: Tensor | None
 ) -> Estimate:
     """One side's mass inside the other's 95 % highest-density region, over 0.95, at most 1."""
     noise: Tensor | float = 0.0
@@ -137,9 +131,9 @@ def _region(
             # The level moves with the draws that it was read from by their binomial error, and with it as much of
             # this side's mass as lies beside the edge: more than of the other's own where this side is the denser.
             edge = (log_density >= wide.unsqueeze(1)) & (log_density < narrow.unsqueeze(1))
-            beside = side.expectation(edge.double()).value / (2 * ASIDE)
+            beside = side.share(edge).value / (2 * ASIDE)
             noise = beside.square() * (MASS * (1 - MASS) / log_density_of_own.shape[1])
-    inside = side.expectation((log_density >= level.unsqueeze(1)).double())
+    inside = side.share(log_density >= level.unsqueeze(1))
     return Estimate((inside.value / MASS).clamp(max=1.0), (inside.variance + noise) / MASS**2)
 
 
@@ -151,7 +145,7 @@ def _levels(log_density: Tensor, masses: Sequence[float]) -> list[Tensor]:
     return [lowest[:, rank - 1] for rank in ranks]
 
 
-def _masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:
+def balanced_masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:
     """P's and Q's mass of each cell of the partition, ``(K, M)``.
 
     Both sides' points count, with the balance heuristic (Veach and Guibas 1995): P's points tell of the modes that
@@ -161,7 +155,7 @@ def _masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:
     return a / a.sum(dim=1, keepdim=True), b / b.sum(dim=1, keepdim=True)
 
 
-def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Estimate]:
+def chain_rule(of_p: Side, of_q: Side, a: Tensor, b: Tensor) -> dict[str, Estimate]:
     r"""Both KLs split by the partition ``A_k`` of space into modes.
 
     .. math:: KL(a \| b) = \sum_k a(A_k) \ln \frac{a(A_k)}{b(A_k)} + \sum_k a(A_k) KL(a|A_k \,\|\, b|A_k)
@@ -182,17 +176,19 @@ def _chain_rule(of_p: _Both, of_q: _Both, a: Tensor, b: Tensor) -> dict[str, Est
         slopes = torch.stack([ratio - coverage.unsqueeze(1), 1.0 - first / second], dim=1)
         sign = 1.0 if own is of_p else -1.0
         terms = [_slope(side, cell, slopes, own is of_p) for side, cell in zip((own, other), cells, strict=True)]
-        kl = own.expectation(sign * own.f)
+        log_ratio = sign * own.tally.log_ratio
+        kl = own.expectation(log_ratio)
         spread = own.expectation(terms[0]).variance, other.expectation(terms[1]).variance
-        shape = own.expectation(sign * own.f - terms[0]).variance
+        shape = own.expectation(log_ratio - terms[0]).variance
         estimates[f"{name}_coverage_nats"] = Estimate(coverage, spread[0] + spread[1])
         estimates[f"{name}_shape_nats"] = Estimate(kl.value - coverage, shape + spread[1])
     return estimates
 
 
-def _slope(side: _Both, cell: Tensor, slopes: Tensor, forward: bool) -> Tensor:
+def _slope(side: Side, cell: Tensor, slopes: Tensor, forward: bool) -> Tensor:
     """What each point contributes, to first order, to a function of the masses: ``(K, N)``."""
-    first, second = side.shares if forward else side.shares[::-1]
+    parts = (side.tally.p_part, side.tally.q_part)
+    first, second = parts if forward else parts[::-1]
     inner, outer = (slope.gather(1, cell) for slope in slopes.unbind(dim=1))
     return inner.mul_(first).add_(outer.mul_(second))
 
@@ -217,7 +213,7 @@ def _cell(
     """One cell's numbers, without the padding of its modes; ``draws`` of P and of Q."""
     m = target.modes
     mine = {name: column[k, :m] for name, column in by_mode.items()}
-    p, q = _ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
+    p, q = ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
     captured = q.mass >= modes.FAIR * p.mass
     widths = np.where(captured, mine["log_width"], np.nan)
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
@@ -230,7 +226,7 @@ def _cell(
         "capture_area": area,
         "capture_area_se": area_se,
         "collapse_invoice": modes.collapse_invoice(target.weights, captured),
-        "log_width": float(np.nanmean(widths)) if captured.any() else math.nan,
+        "log_width": float(widths[captured].mean()) if captured.any() else math.nan,
     }
     nats = dict(modes.nats(mine["target_mass"], mine["fitted_mass"], mine["forward"], mine["reverse"]))
     if target.df is not None and not heavy_q:
@@ -253,7 +249,7 @@ def _cell(
     )
 
 
-def _ellipses(p: np.ndarray, q: np.ndarray, draws: tuple[int | None, int | None]) -> list[modes.InEllipses]:
+def ellipses(p: np.ndarray, q: np.ndarray, draws: tuple[int | None, int | None]) -> list[modes.InEllipses]:
     """Of P and of Q, from ``(M, 3)``; where Q has no density, each side's points tell of that side alone."""
     if np.isnan(p).any() or np.isnan(q).any():
         p, q = p[:, [0, 0, 0]], q[:, :1] * np.array([1.0, 0.0, 0.0])

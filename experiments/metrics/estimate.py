@@ -34,3 +34,12 @@ def expectation(measure: Measure, value: Tensor) -> Estimate:
         return Estimate(mean, torch.zeros_like(mean))
     mean = value.mean(dim=1)  # draws weigh the same
     return Estimate(mean, (value - mean.unsqueeze(1)).square_().sum(dim=1) / value.shape[1] ** 2)
+
+
+def share(measure: Measure, inside: Tensor) -> Estimate:
+    """Mass of the points ``(K, N)`` that are inside: the expectation of an indicator, whose square is itself."""
+    if measure.exact:
+        return expectation(measure, inside.to(measure.weight.dtype))
+    n = inside.shape[1]
+    mean = inside.sum(dim=1).to(measure.weight.dtype) / n
+    return Estimate(mean, mean * (1 - mean) / n)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from experiments import pointwise
 from experiments.metrics import importance, modes
-from experiments.metrics.density import Evaluation, _Both, _chain_rule, _ellipses, _masses, _pointwise
+from experiments.metrics.density import Evaluation, Side, balanced_masses, by_points, chain_rule, ellipses
 from experiments.metrics.partition import Measure, Tally
 from experiments.stacked_analytic import StackedAnalytic
 from experiments.targets import Analytic
@@ -31,17 +31,17 @@ def evaluate_analytic(
     """
     stacked = StackedAnalytic.stack(targets, p.x.dtype, str(p.x.device))
     masses = targets[0].form.masses
-    of_p, of_q = (_both(stacked, measure, 1 if masses is None else len(masses)) for measure in (p, q))
-    estimates = _pointwise(of_p, of_q, None, level_q)
+    of_p, of_q = (_side(stacked, measure, 1 if masses is None else len(masses)) for measure in (p, q))
+    estimates = by_points(of_p, of_q, None, level_q)
     for name in ("high_quality", "high_quality_ceiling"):
         del estimates[name]
-    estimates |= importance.forward(of_p.f, p) | importance.reverse(of_q.f, q)
+    estimates |= importance.forward(of_p.tally.log_ratio, p) | importance.reverse(of_q.tally.log_ratio, q)
     sides: tuple[Tensor, ...] = ()
     if masses is not None:
-        sides = _masses(of_p.tally, of_q.tally)
-        estimates |= _chain_rule(of_p, of_q, *sides)
+        sides = balanced_masses(of_p.tally, of_q.tally)
+        estimates |= chain_rule(of_p, of_q, *sides)
     if alpha is not None:
-        halves = [side.expectation(pointwise.alpha(side.f, alpha)) for side in (of_p, of_q)]
+        halves = [side.expectation(pointwise.alpha(side.tally.log_ratio, alpha)) for side in (of_p, of_q)]
         estimates["alpha"] = halves[0] + halves[1]
     columns = {name: e.value for name, e in estimates.items()}
     columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
@@ -67,20 +67,23 @@ def evaluate_analytic(
     return rows
 
 
-def _both(stacked: StackedAnalytic, measure: Measure, cells: int) -> _Both:
+def _side(stacked: StackedAnalytic, measure: Measure, cells: int) -> Side:
     """A measure, and its sums over the cells of the modes."""
     log_p = stacked.log_prob(measure.x)
     mode = torch.zeros_like(log_p) if cells == 1 else stacked.cell(measure.x).to(log_p.dtype)
-    f = log_p - measure.log_q
-    shares = torch.sigmoid(f), torch.sigmoid(-f)
-    inside = [(mode == k).to(f.dtype) * measure.weight for k in range(cells)]
-    mass, p_share, q_share, square, log_ratio = (
+    log_ratio = log_p - measure.log_q
+    parts = torch.sigmoid(log_ratio), torch.sigmoid(-log_ratio)
+    inside = [(mode == k).to(log_p.dtype) * measure.weight for k in range(cells)]
+    mass, p_share, q_share, square, sums = (
         torch.stack([torch.where(own > 0, own * value, 0.0).sum(dim=1) for own in inside], dim=1)
-        for value in (torch.ones_like(f), *shares, shares[0].square(), f)
+        for value in (torch.ones_like(log_p), *parts, parts[0].square(), log_ratio)
     )
     nothing = torch.zeros_like(mass)
     counts = Tally(
         log_p=log_p,
+        log_ratio=log_ratio,
+        p_part=parts[0],
+        q_part=parts[1],
         nearest=torch.zeros_like(log_p),
         mode=mode,
         mass=mass,
@@ -90,10 +93,10 @@ def _both(stacked: StackedAnalytic, measure: Measure, cells: int) -> _Both:
         distance=nothing,
         in_ellipse=torch.stack([mass, p_share, square], dim=2),
         nearest_mass=mass,
-        f=log_ratio,
+        f=sums,
         gated=nothing,
     )
-    return _Both(measure, counts, f, shares)
+    return Side(measure, counts)
 
 
 def _modes(
@@ -101,7 +104,7 @@ def _modes(
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a cell that count modes, and one array ``(M,)`` for each column of the modes."""
     target, fitted, of_p, of_q, forward, reverse = held
-    p, q = _ellipses(of_p, of_q, draws)
+    p, q = ellipses(of_p, of_q, draws)
     captured = q.mass >= modes.FAIR * weight
     area, area_se = modes.capture_area(p, q)
     metrics = {

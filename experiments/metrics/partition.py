@@ -44,20 +44,25 @@ class Tally:
 
     Args:
         log_p: log-density of P at the points, ``(K, N)``.
+        log_ratio: log p - log q there, ``(K, N)``.
+        p_part, q_part: p / (p + q) and q / (p + q) there, ``(K, N)``.
         nearest: squared Mahalanobis distance to the nearest mode, ``(K, N)``.
         mode: index of the cell that a point lies in, as a float, ``(K, N)``.
         mass: ``(K, M)``.
-        p_share, q_share: sums of p / (p + q) and of q / (p + q), ``(K, M)``.
+        p_share, q_share: sums of both parts, ``(K, M)``.
         x: ``(K, M, D)``.
         distance: squared Mahalanobis distance to the mode, ``(K, M)``.
         in_ellipse: mass in each mode's 99 % ellipse, and that mass times s and s^2 with s = p / (p + q),
             ``(K, M, 3)``.
         nearest_mass: mass where a component's own density, without its weight, is the highest, ``(K, M)``.
-        f: log p - log q, ``(K, M)``.
+        f: sums of the log-ratio, ``(K, M)``.
         gated: mass within the 99 % ellipse of the cell's own mode, ``(K, M)``.
     """
 
     log_p: Tensor
+    log_ratio: Tensor
+    p_part: Tensor
+    q_part: Tensor
     nearest: Tensor
     mode: Tensor
     mass: Tensor
@@ -80,15 +85,19 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     pieces = [t.split(CHUNK, dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
     every = bool(equal.all())
     parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*pieces, strict=True)]
-    log_p, nearest, mode, sums, ellipse, own = zip(*parts, strict=True)
+    points, sums, ellipse, own = zip(*parts, strict=True)
+    log_p, log_ratio, p_part, q_part, nearest, mode = (torch.cat(part, dim=1) for part in zip(*points, strict=True))
     total = _add(sums)
     mass, p_share, q_share, distance, f, gated = total[:, :6].unbind(dim=1)
     # Where all weights are equal the two partitions are one; so a cell's result needs no other cell's weights.
     nearest_mass = torch.where(equal, mass, _add(own))
     return Tally(
-        log_p=torch.cat(log_p, dim=1),
-        nearest=torch.cat(nearest, dim=1),
-        mode=torch.cat(mode, dim=1),
+        log_p=log_p,
+        log_ratio=log_ratio,
+        p_part=p_part,
+        q_part=q_part,
+        nearest=nearest,
+        mode=mode,
         mass=mass,
         p_share=p_share,
         q_share=q_share,
@@ -103,7 +112,8 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
 
 def _chunk(
     mixture: StackedMixture, limit: float, equal: bool, x: Tensor, weight: Tensor, log_q: Tensor
-) -> tuple[Tensor, ...]:
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    """What is kept of some points themselves, then their sums over cells, over ellipses, and the nearest masses."""
     joint, distance = mixture.log_joint(x)
     inside = torch.le(distance, limit, out=torch.empty_like(joint))
     top = joint.amax(dim=1, keepdim=True)
@@ -116,20 +126,22 @@ def _chunk(
     numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
     mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)
+    log_ratio = log_p - log_q
+    p_part, q_part = torch.sigmoid(log_ratio), torch.sigmoid(-log_ratio)
+    nearest = distance.amin(dim=1)
+    own = (hot * distance).sum(dim=1)
     k, d, n = x.shape
     rows = torch.empty(k, 7 + d, n, dtype=x.dtype, device=x.device)
-    f = torch.sub(log_p, log_q, out=rows[:, 5])
-    rows[:, 1] = 1.0
-    share = torch.sigmoid(f, out=rows[:, 2])
-    torch.mul(share, share, out=rows[:, 0])
-    torch.sigmoid(-f, out=rows[:, 3])
-    nearest = distance.amin(dim=1)
-    own = torch.sum(hot * distance, dim=1, out=rows[:, 4])
-    torch.le(own, limit, out=rows[:, 6])
-    rows[:, 7:] = x
-    rows.mul_(weight.unsqueeze(1))
+    rows[:, 1] = weight
+    torch.mul(weight, p_part, out=rows[:, 2])
+    torch.mul(rows[:, 2], p_part, out=rows[:, 0])
+    torch.mul(weight, q_part, out=rows[:, 3])
+    torch.mul(weight, own, out=rows[:, 4])
+    torch.mul(weight, log_ratio, out=rows[:, 5])
+    torch.le(own, limit, out=rows[:, 6]).mul_(weight)
+    torch.mul(weight.unsqueeze(1), x, out=rows[:, 7:])
     ellipse, sums = torch.bmm(rows[:, :3], inside.transpose(1, 2)), torch.bmm(rows[:, 1:], hot.transpose(1, 2))
-    return log_p, nearest, mode, sums, ellipse, nearest_mass
+    return (log_p, log_ratio, p_part, q_part, nearest, mode), sums, ellipse, nearest_mass
 
 
 def _hot(score: Tensor, top: Tensor) -> Tensor:

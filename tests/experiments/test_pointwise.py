@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from experiments import pointwise
 
@@ -64,3 +64,9 @@ def test_what_the_other_side_may_do_costs_at_most_a_nat() -> None:
     assert pointwise.forward_kl(u).tolist() == pytest.approx([1.0, 49.0])
     assert pointwise.reverse_kl(u).tolist() == pytest.approx([49.0, 1.0])
     assert pointwise.jensen_shannon(u).tolist() == pytest.approx([math.log(2) / 2] * 2)
+
+
+def test_the_logarithm_of_a_part_is_right_where_the_part_underflows() -> None:
+    u = torch.cat([torch.linspace(-60, 60, 4001, dtype=torch.float64), torch.tensor([-1e4, -800.0, 800.0, torch.inf])])
+    found = pointwise.log_part(u, torch.sigmoid(u)).numpy()
+    np.testing.assert_allclose(found, special.log_expit(u.numpy()), rtol=4e-16, atol=3e-16)

@@ -1,0 +1,38 @@
+"""Noise: of the right distribution, the same in both precisions, and drawn once for each seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import stats
+
+from experiments import randomness
+
+
+def test_double_precision_has_the_noise_of_single() -> None:
+    shape = (3, 100)
+    drawn = [
+        randomness.normal(shape, randomness.generators([7, 8, 9], "noise"), kind)
+        for kind in (torch.float32, torch.float64)
+    ]
+    assert drawn[1].dtype == torch.float64
+    assert torch.equal(drawn[0].double(), drawn[1])
+
+
+def test_normal_noise_is_normal_far_into_its_tails() -> None:
+    n = 2_000_000
+    (z,) = randomness.normal((n,), randomness.generators([1], "evaluation"), torch.float64).numpy()
+    # Kolmogorov-Smirnov, at the 1e-4 level.
+    assert stats.kstest(z, stats.norm.cdf).statistic < stats.kstwo.isf(1e-4, n)
+    for bound in (2.0, 3.0, 4.0, 4.5):
+        expected = 2 * stats.norm.sf(bound)
+        assert abs(np.mean(np.abs(z) > bound) - expected) < 4.5 * np.sqrt(expected / n)
+    assert np.unique(z).size > 0.9 * n
+
+
+def test_cells_of_one_seed_share_one_draw() -> None:
+    unique, rows = randomness.shared_generators([5, 3, 5], "noise")
+    every = randomness.normal((4,), randomness.generators([5, 3, 5], "noise"), torch.float32)
+    assert torch.equal(randomness.normal((4,), unique, torch.float32)[rows], every)
+    assert torch.equal(every[0], every[2])
+    assert not torch.equal(every[0], every[1])
