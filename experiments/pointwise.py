@@ -17,7 +17,7 @@ SMALL = -40.0  # below which ln(sigma(u)) is u, to the last bit
 
 
 def log_part(u: Tensor, part: Tensor) -> Tensor:
-    r""":math:`\ln \sigma(u)` where :math:`\sigma(u)` is known, at half of logsigmoid's cost; it may have underflowed."""
+    r""":math:`\ln \sigma(u)` where :math:`\sigma(u)` is known, at half of logsigmoid's cost; it may be 0."""
     return torch.where(u < SMALL, u, part.log())
 
 
