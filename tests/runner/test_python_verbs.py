@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import runner
 from runner import api
 
@@ -42,8 +44,15 @@ def test_the_verbs_are_functions_whatever_was_imported_before() -> None:
     assert set(done.stdout.split()) == {"True"}
 
 
-def test_the_package_alone_imports_nothing_heavy() -> None:
-    code = "import sys, runner; print(*{'torch', 'pandas', 'pyarrow', 'pydantic'} & set(sys.modules))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("runner", {"torch", "pandas", "pyarrow", "pydantic"}),
+        ("runner.driver", {"torch", "pandas", "matplotlib", "ray", "mlflow"}),  # which starts Ray and MLflow
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(module: str, heavy: set[str]) -> None:
+    code = f"import sys, {module}; print(*{heavy} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
