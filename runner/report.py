@@ -61,8 +61,8 @@ class Section:
 
 
 def load_libraries() -> None:
-    """Import what the summary and the figures need, so that they need not wait for it."""
-    for name in ("pandas", "scipy.special", "matplotlib.figure"):
+    """Import what the summary, the figures and the page need, so that they need not wait for it."""
+    for name in ("pandas", "pyarrow.dataset", "scipy.special", "matplotlib.backends.backend_agg", "jinja2"):
         importlib.import_module(name)
 
 
