@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 SHARES = ("coverage", "sharpness")  # between 0 and 1: shown with a bar
+LIBRARIES = (
+    *("pandas", "pyarrow.dataset", "scipy.special", "jinja2"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+)
 MOST_ROWS = 80  # of the comparison: a page scrolls, a terminal does not
 MOST_FAILURES = 8  # kinds of failure
 OF_FAILURES = ("status", "experiment", "error", "cell_id", "target", "seed")  # what is told of them; by the first three
@@ -62,7 +66,7 @@ class Section:
 
 def load_libraries() -> None:
     """Import what the summary, the figures and the page need, so that they need not wait for it."""
-    for name in ("pandas", "pyarrow.dataset", "scipy.special", "matplotlib.backends.backend_agg", "jinja2"):
+    for name in LIBRARIES:
         importlib.import_module(name)
 
 

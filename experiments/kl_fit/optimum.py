@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.experiment import Cell
-from experiments.truth import Certificate, Divergence, Family, ahead, certify
+from experiments.truth import Certificate, Divergence, Family, certify, search_ahead
 
 DECIMALS = 10  # of a gap in nats, so that it is the same on every processor; quadrature is good for no more
 
@@ -29,7 +29,7 @@ def look_up(cells: Sequence[Cell]) -> None:
     wait for the other; before them it goes on with its fits.
     """
     for (_, family, divergence), (row, *_) in _groups(cells).items():
-        ahead(cells[row].target, family, divergence)
+        search_ahead(cells[row].target, family, divergence)
 
 
 def distances(cells: Sequence[Cell], mean: np.ndarray, tril: np.ndarray) -> list[Distance]:

@@ -5,9 +5,9 @@ from many starts. In more dimensions nothing is claimed that is not exact: there
 unknown, except for forward KL, whose optimum matches the target's moments.
 """
 
-from experiments.truth.cache import ahead, optima
+from experiments.truth.cache import optima, search_ahead
 from experiments.truth.certificate import Certificate, certificate, certify
 from experiments.truth.divergence import Divergence
 from experiments.truth.search import Family, Optimum
 
-__all__ = ["Certificate", "Divergence", "Family", "Optimum", "ahead", "certificate", "certify", "optima"]
+__all__ = ["Certificate", "Divergence", "Family", "Optimum", "certificate", "certify", "optima", "search_ahead"]

@@ -50,7 +50,7 @@ def optima(target: Target, family: Family, divergence: Divergence | str) -> tupl
     return _optima(_question(target, family, divergence))
 
 
-def ahead(target: Target, family: Family, divergence: Divergence | str) -> None:
+def search_ahead(target: Target, family: Family, divergence: Divergence | str) -> None:
     """Search for the optima before they are wanted, unless another process is at it: by then it will have them."""
     question = _question(target, family, divergence)
     path = _path(question)

@@ -75,7 +75,7 @@ PAIRS = list(itertools.product(DIVERGENCES, FAMILIES))
 @pytest.fixture
 def no_optima(monkeypatch: pytest.MonkeyPatch) -> None:
     """To find them takes far longer than to fit; they are a property of the target, whatever is stacked."""
-    monkeypatch.setattr(optimum, "ahead", lambda target, family, divergence: None)
+    monkeypatch.setattr(optimum, "search_ahead", lambda target, family, divergence: None)
     monkeypatch.setattr(optimum, "certify", lambda target, family, divergence, mean, tril: [UNKNOWN] * len(mean))
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock
 from scipy import optimize
 
 from experiments.targets import Mixture, Points, named
-from experiments.truth import Divergence, ahead, certify, optima
+from experiments.truth import Divergence, certify, optima, search_ahead
 from experiments.truth import cache as truth_cache
 from tests.experiments.test_kl_truth import FAMILIES, fitted, hermite, random_mixture, reverse_kl
 
@@ -184,9 +184,9 @@ def test_nobody_searches_ahead_of_another(tmp_path: Path, monkeypatch: pytest.Mo
     asked: list[Any] = []
     monkeypatch.setattr(truth_cache, "search", lambda *question: asked.append(question) or found)
     with FileLock(path.with_suffix(".lock")):
-        ahead(*question)
+        search_ahead(*question)
     assert not asked
-    ahead(*question)
+    search_ahead(*question)
     assert len(asked) == 1
     assert optima(*question) == found
     assert len(asked) == 1
@@ -197,7 +197,7 @@ def test_where_nothing_can_be_kept_each_searches(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("MODESWEEP_CACHE", str(tmp_path / "file"))
     found = optima(bimodal(3.0), "gaussian_full", "reverse_kl")
     truth_cache._optima.cache_clear()
-    ahead(bimodal(3.0), "gaussian_full", "reverse_kl")
+    search_ahead(bimodal(3.0), "gaussian_full", "reverse_kl")
     truth_cache._optima.cache_clear()
     assert found == optima(bimodal(3.0), "gaussian_full", "reverse_kl") != ()
 

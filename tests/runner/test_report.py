@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -51,6 +53,22 @@ class Page(HTMLParser):
 
 def page(folder: Path) -> Page:
     return Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+def test_what_the_page_needs_is_imported_while_the_last_batches_run(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "study", toy_cells([NEAR, FAR], {"rate": [0.25, 4.0]}))
+    code = f"""
+import pathlib, sys
+import runner.driver, runner.report
+runner.report.load_libraries()
+there = set(sys.modules)
+runner.report.write_report(pathlib.Path({str(folder)!r}))
+packages = {{name.partition(".")[0] for name in there}}
+print(*(name for name in set(sys.modules) - there if name.partition(".")[0] not in packages))
+print(*(name for name in set(sys.modules) - there if name.startswith(("matplotlib", "scipy", "pyarrow", "jinja2"))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_the_page_has_the_question_the_numbers_and_the_figures(tmp_path: Path) -> None:
