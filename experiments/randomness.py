@@ -41,12 +41,8 @@ def _seed(seed: int, stream: str) -> int:
 
 
 def normal(shape: Sequence[int], generators: Sequence[torch.Generator], dtype: torch.dtype) -> Tensor:
-    """Standard normal noise, ``(K, *shape)``, row k from generator k; one generator's rows are one draw.
-
-    Drawn in single precision, whatever it is wanted in: at a fifth of the time, and a fit in double precision has the
-    noise of the same fit in single. Its grid is far finer than any number of draws can tell, and none is beyond 5.8.
-    """
-    return _filled(torch.Tensor.normal_, shape, generators, torch.float32).to(dtype)
+    """Standard normal noise, ``(K, *shape)``, row k from generator k; one generator's rows are one draw."""
+    return _filled(torch.Tensor.normal_, shape, generators, dtype)
 
 
 def uniform(shape: Sequence[int], generators: Sequence[torch.Generator], dtype: torch.dtype) -> Tensor:
