@@ -78,6 +78,8 @@ def run(
     json_: AsJson = False,
 ) -> None:
     """Run the cells of a sweep that are not done yet, log them to MLflow, write tables and report."""
+    from runner import lookup
+
     options = Options(
         results=results,
         executor=executor.value,
@@ -99,8 +101,6 @@ def run(
     if json_:
         print(json.dumps(api.report_json(report)))
     else:
-        from runner import lookup  # and with it pandas, for which no run had to wait
-
         console.print(display.report_view(report, lookup.comparisons(report.folder)))
         if profile:
             from runner.profile import FILE, read

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.summary import by_experiment, parameters, statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JUDGED_BY = ("coverage", "sharpness")
 MEASURES = (*JUDGED_BY, "modes_captured", "modes_total", "forward_kl", "reverse_kl")

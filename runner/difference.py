@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from runner.comparison import HEADINGS, JUDGED_BY
 from runner.summary import by_experiment, parameters, statistics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
 def _values(column: pd.Series) -> list[object]:
     """Each once; one that is missing is None, which equals itself."""
     distinct = column.drop_duplicates().astype(object)
-    return [None if pd.isna(value) else value for value in distinct]
+    return [None if missing else value for value, missing in zip(distinct, distinct.isna(), strict=True)]
 
 
 def _cells(table: pa.Table, experiment: str) -> pd.DataFrame:

@@ -15,9 +15,11 @@ from types import FrameType
 from typing import Literal
 
 from runner import provenance
+from runner.comparison import markdown
 from runner.executors import BatchResult, Executor, open_executor
 from runner.executors.background import in_background
 from runner.experiment import Catalogue
+from runner.lookup import comparisons
 from runner.options import Options, cut, plan_sweep
 from runner.planning import Plan
 from runner.profile import Profile
@@ -191,9 +193,6 @@ def _finish(
     """Wait until MLflow has what is there; a sweep never fails because MLflow does."""
     if follower is None:
         return None
-    from runner.comparison import markdown  # and with it pandas, for which no run had to wait
-    from runner.lookup import comparisons
-
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED" if counts.ok == counts.cells else "FAILED"
     report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
     for problem in (*report.problems, *([report.error] if report.error else [])):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIDENCE = 0.95
 IDENTITY = ("experiment", "configuration_id")
@@ -118,7 +120,7 @@ def pareto(summary: pa.Table) -> np.ndarray:
     if not {"coverage_mean", "sharpness_mean"} <= set(names):
         return frontier
     frame = summary.select(["experiment", "target", "coverage_mean", "sharpness_mean"]).to_pandas()
-    frame.columns = pd.Index(["experiment", "target", "coverage", "sharpness"])
+    frame = frame.set_axis(["experiment", "target", "coverage", "sharpness"], axis="columns")
     frame = frame[np.isfinite(frame["coverage"]) & np.isfinite(frame["sharpness"])]
     frame["group"] = frame.groupby(["experiment", "target"], sort=False, dropna=False).ngroup()
     # The best sharpness at each level of coverage, and the best at any higher level.
@@ -136,7 +138,7 @@ def edge_warnings(summary: pa.Table) -> list[str]:
     sentences = []
     for experiment, frame, nuisance, objective in _settings(summary):
         for name in nuisance:
-            if not pd.api.types.is_numeric_dtype(frame[name]) or pd.api.types.is_bool_dtype(frame[name]):
+            if frame[name].dtype.kind not in "iuf":  # words and truth values have no edge
                 continue
             tried = frame.groupby("setting")[name].agg(["min", "max"])
             best = frame[frame["nuisance_best"] & np.isfinite(frame[objective])].set_index("setting")[name]
@@ -218,6 +220,8 @@ def _ngroup(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 
 def _labels(values: pd.Series, codes: np.ndarray, ok: np.ndarray, groups: int) -> pa.Array:
     """Each group's label; where its cells differ every one with its number, the most frequent first."""
+    import pandas as pd
+
     held = pd.DataFrame({"code": codes[ok], "label": values[ok].to_numpy()}).dropna()
     counts = held.value_counts(["code", "label"]).reset_index(name="count")
     counts = counts.sort_values(["code", "count", "label"], ascending=[True, False, True])

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.errors import StoreError
 
-NULLABLE = {"int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_cells(sweep: str | Path, results: str | Path = "results") -> pd.DataFrame:
@@ -98,9 +99,12 @@ def _held(layout: pa.Schema, columns: Sequence[str] | None) -> list[str]:
 
 def _pandas(table: pa.Table) -> pd.DataFrame:
     """Whole numbers and truth values stay what they are where some are missing."""
+    import pandas as pd
+
+    nullable = {"int64": pd.Int64Dtype(), "bool": pd.BooleanDtype()}
     frame: pd.DataFrame = table.to_pandas()
     for name in table.column_names:
-        kind = NULLABLE.get(str(table.field(name).type))
+        kind = nullable.get(str(table.field(name).type))
         if kind and table[name].null_count:
             frame[name] = table[name].to_pandas(types_mapper=lambda _, kind=kind: kind)
     return frame

@@ -24,6 +24,7 @@ from runner.provenance import version
 from runner.store.files import replacing
 from runner.store.nested import curve_schema, mode_schema, sample_rows, sample_schema, struct_rows
 from runner.store.shards import REQUIRED, Report, joined, newest, read_shards, shard_paths
+from runner.summary import summarise
 
 ROLES = ("identity", "parameter", "label", "metric", "fit", "provenance")
 ROWS = 1 << 14  # of cells at a time: a wide sweep's take some 25 MB
@@ -71,8 +72,6 @@ def write_tables(
     Raises:
         StoreError: a file cannot be written; each table is then either the new or the old one, whole.
     """
-    from runner.summary import summarise  # and with it pandas, for which no run had to wait
-
     about = {"modesweep_version": version(), "sweep": sweep}
     optimised = json.dumps({name: list(parameters) for name, parameters in nuisance.items()})
     path, damaged = folder / "cells.parquet", set[Path]()

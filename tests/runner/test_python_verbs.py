@@ -49,6 +49,7 @@ def test_the_verbs_are_functions_whatever_was_imported_before() -> None:
     [
         ("runner", {"torch", "pandas", "pyarrow", "pydantic"}),
         ("runner.driver", {"torch", "pandas", "matplotlib", "ray", "mlflow"}),  # which starts Ray and MLflow
+        ("runner.lookup", {"torch", "pandas", "matplotlib", "ray", "mlflow"}),  # which answers `status`
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_used(module: str, heavy: set[str]) -> None:
