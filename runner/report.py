@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 SHARES = ("coverage", "sharpness")  # between 0 and 1: shown with a bar
 LIBRARIES = (
-    *("pandas", "pyarrow.dataset", "scipy.special", "jinja2"),
-    *("matplotlib.figure", "matplotlib.backends.backend_agg", "PIL.PngImagePlugin"),
+    "pandas",
+    "pyarrow.dataset",
+    "scipy.special",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "PIL.PngImagePlugin",
+    "jinja2",
 )
 MOST_ROWS = 80  # of the comparison: a page scrolls, a terminal does not
 MOST_FAILURES = 8  # kinds of failure

@@ -220,9 +220,7 @@ def _ngroup(frame: pd.DataFrame, names: Sequence[str]) -> pd.Series:
 
 def _labels(values: pd.Series, codes: np.ndarray, ok: np.ndarray, groups: int) -> pa.Array:
     """Each group's label; where its cells differ every one with its number, the most frequent first."""
-    import pandas as pd
-
-    held = pd.DataFrame({"code": codes[ok], "label": values[ok].to_numpy()}).dropna()
+    held = values[ok].to_frame("label").assign(code=codes[ok]).dropna()
     counts = held.value_counts(["code", "label"]).reset_index(name="count")
     counts = counts.sort_values(["code", "count", "label"], ascending=[True, False, True])
     several = counts["code"].duplicated(keep=False)

@@ -16,7 +16,7 @@ from experiments.kl_fit.fit import LINE, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
-from experiments.kl_fit.optimum import Distance, distances, look_up
+from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_analytic import stack
@@ -35,7 +35,7 @@ SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
     if isinstance(family(cells[0].params, cells[0].target.dim), Gaussian):
-        look_up(cells)
+        search_optima(cells)
     size = slice_size(cells[0])
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):
@@ -174,10 +174,10 @@ def _starts(cells: Sequence[Cell], frames: dict[str, Frame], chosen: Family) -> 
     for cell in cells:
         params, digest = cell.params, cell.target.digest
         seed = cell.seed if drawn or params.init == "random" else None
-        start = (digest, params.init, params.init_scale, params.init_loc, seed)
-        if start not in starts:
-            starts[start] = _start(cell, frames[digest], chosen)
-        of_cells.append(starts[start])
+        kind = (digest, params.init, params.init_scale, params.init_loc, seed)
+        if kind not in starts:
+            starts[kind] = _start(cell, frames[digest], chosen)
+        of_cells.append(starts[kind])
     return np.stack(of_cells)
 
 

@@ -22,11 +22,11 @@ class Distance:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def look_up(cells: Sequence[Cell]) -> None:
+def search_optima(cells: Sequence[Cell]) -> None:
     """Search for the optima that ``distances`` will want, of cells whose family is Gaussian, before their fits.
 
     A search may take as long as hundreds of fits. After fits of one size two workers would come to it at once, and one
-    wait for the other; before them it goes on with its fits.
+    would wait; before them that one goes on with its fits.
     """
     for (_, family, divergence), (row, *_) in _groups(cells).items():
         search_ahead(cells[row].target, family, divergence)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments import pointwise
 from experiments.metrics import importance, modes
-from experiments.metrics.estimate import Estimate, expectation, share
+from experiments.metrics.estimate import Estimate, expectation, mass_where
 from experiments.metrics.partition import Measure, Tally, tally
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Analytic, Mixture
@@ -43,8 +43,8 @@ class Side:
     def expectation(self, value: Tensor) -> Estimate:
         return expectation(self.measure, value)
 
-    def share(self, inside: Tensor) -> Estimate:
-        return share(self.measure, inside)
+    def mass_where(self, inside: Tensor) -> Estimate:
+        return mass_where(self.measure, inside)
 
 
 def evaluate(
@@ -75,14 +75,7 @@ def evaluate(
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = (Side(measure, tally(mixture, measure)) for measure in (p, q))
     masses = balanced_masses(of_p.tally, of_q.tally)
-    estimates = by_points(of_p, of_q, level_p, level_q) | chain_rule(of_p, of_q, *masses)
-    estimates |= importance.forward(of_p.tally.log_ratio, p) | importance.reverse(of_q.tally.log_ratio, q)
-    if alpha is not None:
-        sides = [side.expectation(pointwise.alpha(side.tally.log_ratio, alpha)) for side in (of_p, of_q)]
-        estimates["alpha"] = sides[0] + sides[1]
-    columns = {name: e.value for name, e in estimates.items()}
-    columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
-    table = {name: column.cpu().numpy() for name, column in columns.items()}
+    table = columns_of(by_points(of_p, of_q, level_p, level_q, alpha) | chain_rule(of_p, of_q, *masses))
     widths = [_variance(mixture, side.tally) for side in (of_q, of_p)]
     columns = {
         "target_mass": masses[0],
@@ -93,31 +86,45 @@ def evaluate(
         "fitted_in_ellipse": of_q.tally.in_ellipse,
         "target_gated": of_p.tally.gated,
         "fitted_gated": of_q.tally.gated,
-        "forward": of_p.tally.f,
-        "reverse": -of_q.tally.f,
+        "forward": of_p.tally.sum_of_log_ratio,
+        "reverse": -of_q.tally.sum_of_log_ratio,
     }
     rows = {name: column.cpu().numpy() for name, column in columns.items()}
     draws = None if p.exact else p.x.shape[2], None if q.exact else q.x.shape[2]
     return [_cell(k, target, table, rows, draws, heavy_q) for k, target in enumerate(targets)]
 
 
-def by_points(of_p: Side, of_q: Side, level_p: Tensor | None, level_q: Tensor | None) -> dict[str, Estimate]:
-    """Metrics that are expectations of a function of x."""
-    f, g = of_p.tally.log_ratio, -of_q.tally.log_ratio
-    halves = [
-        side.expectation(math.log(2) + pointwise.log_part(ratio, part))
-        for side, part, ratio in ((of_p, of_p.tally.p_part, f), (of_q, of_q.tally.q_part, g))
-    ]
-    return {
-        "forward_kl": of_p.expectation(f),
-        "reverse_kl": of_q.expectation(g),
-        "jensen_shannon": (halves[0] + halves[1]) * 0.5,
+def by_points(
+    of_p: Side, of_q: Side, level_p: Tensor | None, level_q: Tensor | None, alpha: Tensor | None
+) -> dict[str, Estimate]:
+    """Metrics that are expectations of functions of x, or made of such."""
+    p, q = of_p.tally, of_q.tally
+    # KL to (P + Q) / 2, from either side.
+    p_to_middle = of_p.expectation(math.log(2) + pointwise.log_part(p.log_ratio, p.p_part))
+    q_to_middle = of_q.expectation(math.log(2) + pointwise.log_part(-q.log_ratio, q.q_part))
+    found = {
+        "forward_kl": of_p.expectation(p.log_ratio),
+        "reverse_kl": of_q.expectation(-q.log_ratio),
+        "jensen_shannon": (p_to_middle + q_to_middle) * 0.5,
         "entropy_gap": of_q.expectation(-of_q.measure.log_q) + of_p.expectation(of_p.tally.log_p),
-        "high_quality": of_q.share(of_q.tally.nearest <= NEAR),
-        "high_quality_ceiling": of_p.share(of_p.tally.nearest <= NEAR),
+        "high_quality": of_q.mass_where(of_q.tally.nearest <= NEAR),
+        "high_quality_ceiling": of_p.mass_where(of_p.tally.nearest <= NEAR),
         "coverage": _region(of_p, of_p.measure.log_q, of_q.measure, of_q.measure.log_q, level_q),
         "sharpness": _region(of_q, of_q.tally.log_p, of_p.measure, of_p.tally.log_p, level_p),
+        **importance.forward(p.log_ratio, of_p.measure),
+        **importance.reverse(q.log_ratio, of_q.measure),
     }
+    if alpha is not None:
+        halves = [side.expectation(pointwise.alpha(side.tally.log_ratio, alpha)) for side in (of_p, of_q)]
+        found["alpha"] = halves[0] + halves[1]
+    return found
+
+
+def columns_of(estimates: Mapping[str, Estimate]) -> dict[str, np.ndarray]:
+    """Each estimate ``(K,)``, and under its name with ``_se`` its standard error."""
+    columns = {name: e.value for name, e in estimates.items()}
+    columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
+    return {name: column.cpu().numpy() for name, column in columns.items()}
 
 
 def _region(
@@ -131,9 +138,9 @@ def _region(
             # The level moves with the draws that it was read from by their binomial error, and with it as much of
             # this side's mass as lies beside the edge: more than of the other's own where this side is the denser.
             edge = (log_density >= wide.unsqueeze(1)) & (log_density < narrow.unsqueeze(1))
-            beside = side.share(edge).value / (2 * ASIDE)
+            beside = side.mass_where(edge).value / (2 * ASIDE)
             noise = beside.square() * (MASS * (1 - MASS) / log_density_of_own.shape[1])
-    inside = side.share(log_density >= level.unsqueeze(1))
+    inside = side.mass_where(log_density >= level.unsqueeze(1))
     return Estimate((inside.value / MASS).clamp(max=1.0), (inside.variance + noise) / MASS**2)
 
 
@@ -151,7 +158,7 @@ def balanced_masses(p: Tally, q: Tally) -> tuple[Tensor, Tensor]:
     Both sides' points count, with the balance heuristic (Veach and Guibas 1995): P's points tell of the modes that
     Q has lost, Q's of those that P hardly has. Summed over quadrature nodes these are the integrals themselves.
     """
-    a, b = p.p_share + q.p_share, p.q_share + q.q_share
+    a, b = p.sum_of_p_part + q.sum_of_p_part, p.sum_of_q_part + q.sum_of_q_part
     return a / a.sum(dim=1, keepdim=True), b / b.sum(dim=1, keepdim=True)
 
 

@@ -36,8 +36,8 @@ def expectation(measure: Measure, value: Tensor) -> Estimate:
     return Estimate(mean, (value - mean.unsqueeze(1)).square_().sum(dim=1) / value.shape[1] ** 2)
 
 
-def share(measure: Measure, inside: Tensor) -> Estimate:
-    """Mass of the points ``(K, N)`` that are inside: the expectation of an indicator, whose square is itself."""
+def mass_where(measure: Measure, inside: Tensor) -> Estimate:
+    """Mass of the points that are inside ``(K, N)``: the expectation of an indicator, whose square is itself."""
     if measure.exact:
         return expectation(measure, inside.to(measure.weight.dtype))
     n = inside.shape[1]

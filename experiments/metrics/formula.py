@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments import pointwise
-from experiments.metrics import importance, modes
-from experiments.metrics.density import Evaluation, Side, balanced_masses, by_points, chain_rule, ellipses
+from experiments.metrics import modes
+from experiments.metrics.density import Evaluation, Side, balanced_masses, by_points, chain_rule, columns_of, ellipses
 from experiments.metrics.partition import Measure, Tally
 from experiments.stacked_analytic import StackedAnalytic
 from experiments.targets import Analytic
@@ -32,22 +31,17 @@ def evaluate_analytic(
     stacked = StackedAnalytic.stack(targets, p.x.dtype, str(p.x.device))
     masses = targets[0].form.masses
     of_p, of_q = (_side(stacked, measure, 1 if masses is None else len(masses)) for measure in (p, q))
-    estimates = by_points(of_p, of_q, None, level_q)
+    estimates = by_points(of_p, of_q, None, level_q, alpha)
     for name in ("high_quality", "high_quality_ceiling"):
         del estimates[name]
-    estimates |= importance.forward(of_p.tally.log_ratio, p) | importance.reverse(of_q.tally.log_ratio, q)
     sides: tuple[Tensor, ...] = ()
     if masses is not None:
         sides = balanced_masses(of_p.tally, of_q.tally)
         estimates |= chain_rule(of_p, of_q, *sides)
-    if alpha is not None:
-        halves = [side.expectation(pointwise.alpha(side.tally.log_ratio, alpha)) for side in (of_p, of_q)]
-        estimates["alpha"] = halves[0] + halves[1]
-    columns = {name: e.value for name, e in estimates.items()}
-    columns |= {f"{name}_se": e.variance.clamp(min=0).sqrt() for name, e in estimates.items()}
-    table = {name: column.cpu().numpy() for name, column in columns.items()}
+    table = columns_of(estimates)
     tallies = (of_p.tally, of_q.tally)
-    held = [part.cpu().numpy() for part in (*sides, *(t.in_ellipse for t in tallies), *(t.f for t in tallies))]
+    by_mode = (*sides, *(t.in_ellipse for t in tallies), *(t.sum_of_log_ratio for t in tallies))
+    held = [part.cpu().numpy() for part in by_mode]
     draws = p.x.shape[2], q.x.shape[2]
     rows = []
     for k, target in enumerate(targets):
@@ -74,7 +68,7 @@ def _side(stacked: StackedAnalytic, measure: Measure, cells: int) -> Side:
     log_ratio = log_p - measure.log_q
     parts = torch.sigmoid(log_ratio), torch.sigmoid(-log_ratio)
     inside = [(mode == k).to(log_p.dtype) * measure.weight for k in range(cells)]
-    mass, p_share, q_share, square, sums = (
+    mass, p_parts, q_parts, squares, log_ratios = (
         torch.stack([torch.where(own > 0, own * value, 0.0).sum(dim=1) for own in inside], dim=1)
         for value in (torch.ones_like(log_p), *parts, parts[0].square(), log_ratio)
     )
@@ -87,13 +81,13 @@ def _side(stacked: StackedAnalytic, measure: Measure, cells: int) -> Side:
         nearest=torch.zeros_like(log_p),
         mode=mode,
         mass=mass,
-        p_share=p_share,
-        q_share=q_share,
         x=nothing,
         distance=nothing,
-        in_ellipse=torch.stack([mass, p_share, square], dim=2),
+        in_ellipse=torch.stack([mass, p_parts, squares], dim=2),
         nearest_mass=mass,
-        f=sums,
+        sum_of_log_ratio=log_ratios,
+        sum_of_p_part=p_parts,
+        sum_of_q_part=q_parts,
         gated=nothing,
     )
     return Side(measure, counts)

@@ -49,13 +49,12 @@ class Tally:
         nearest: squared Mahalanobis distance to the nearest mode, ``(K, N)``.
         mode: index of the cell that a point lies in, as a float, ``(K, N)``.
         mass: ``(K, M)``.
-        p_share, q_share: sums of both parts, ``(K, M)``.
         x: ``(K, M, D)``.
         distance: squared Mahalanobis distance to the mode, ``(K, M)``.
         in_ellipse: mass in each mode's 99 % ellipse, and that mass times s and s^2 with s = p / (p + q),
             ``(K, M, 3)``.
         nearest_mass: mass where a component's own density, without its weight, is the highest, ``(K, M)``.
-        f: sums of the log-ratio, ``(K, M)``.
+        sum_of_log_ratio, sum_of_p_part, sum_of_q_part: ``(K, M)`` each.
         gated: mass within the 99 % ellipse of the cell's own mode, ``(K, M)``.
     """
 
@@ -66,13 +65,13 @@ class Tally:
     nearest: Tensor
     mode: Tensor
     mass: Tensor
-    p_share: Tensor
-    q_share: Tensor
     x: Tensor
     distance: Tensor
     in_ellipse: Tensor
     nearest_mass: Tensor
-    f: Tensor
+    sum_of_log_ratio: Tensor
+    sum_of_p_part: Tensor
+    sum_of_q_part: Tensor
     gated: Tensor
 
 
@@ -88,7 +87,7 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     points, sums, ellipse, own = zip(*parts, strict=True)
     log_p, log_ratio, p_part, q_part, nearest, mode = (torch.cat(part, dim=1) for part in zip(*points, strict=True))
     total = _add(sums)
-    mass, p_share, q_share, distance, f, gated = total[:, :6].unbind(dim=1)
+    mass, p_parts, q_parts, distance, log_ratios, gated = total[:, :6].unbind(dim=1)
     # Where all weights are equal the two partitions are one; so a cell's result needs no other cell's weights.
     nearest_mass = torch.where(equal, mass, _add(own))
     return Tally(
@@ -99,13 +98,13 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
         nearest=nearest,
         mode=mode,
         mass=mass,
-        p_share=p_share,
-        q_share=q_share,
         x=total[:, 6:].transpose(1, 2),
         distance=distance,
         in_ellipse=_add(ellipse)[:, [1, 2, 0]].transpose(1, 2),
         nearest_mass=nearest_mass,
-        f=f,
+        sum_of_log_ratio=log_ratios,
+        sum_of_p_part=p_parts,
+        sum_of_q_part=q_parts,
         gated=gated,
     )
 
