@@ -66,6 +66,7 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     return [
         Figure(f"{fits:,} fits: wall x cores of the sweep", usage.wall * cores, "s"),
         Figure("... CPU of all its processes", usage.cpu, "s"),
+        Figure("... peak memory of the largest process", usage.largest_peak / 1e6, "MB"),
         Figure("... CPU of the bare stacked fits, on all cores at once", bare, "s"),
         Figure("... wall x cores over bare", usage.wall * cores / bare, "times", 1.5 if fits >= 10_000 else None),
         Figure(

@@ -30,6 +30,7 @@ def run(folder: Path, quick: bool) -> list[Figure]:
         figures += [
             Figure(f"{cells:,} cells: a cell", 1e3 * usage.wall / cells, "ms"),
             Figure("... peak memory of the driver", usage.driver_peak / 1e6, "MB"),
+            Figure("... of the largest process", usage.largest_peak / 1e6, "MB"),
         ]
     return figures + _simulated(folder, 10_000 if quick else 1_000_000)
 

@@ -302,7 +302,7 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
     if address:
         setup.check_address(address)
         one_thread = dict.fromkeys(worker.THREAD_VARIABLES, "1")
-        ship = {"env_vars": one_thread, "py_modules": list(packages)}
+        ship = {"env_vars": one_thread | setup.HEAP, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)
     else:
         with haste.without_helpers(), haste.seen_at_once():

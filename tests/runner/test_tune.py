@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -69,6 +70,23 @@ def test_a_lost_worker_costs_only_the_cell_that_keeps_killing_it(running_ray: No
     assert killed["status"] == "failed"
     assert killed["error"].startswith("worker died")
     assert suite.same(found, suite.alone([cell for cell in asked if cell.seed != 5]))
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="counts the heaps of glibc")
+def test_the_threads_of_a_worker_share_one_heap(running_ray: None, tmp_path: Path) -> None:
+    def heaps(cells: Sequence[Any], device: str) -> list[Outcome]:
+        libc = ctypes.CDLL(None)
+        libc.fopen.restype = ctypes.c_void_p
+        told = tmp_path / f"{os.getpid()}-{cells[0].seed}.xml"
+        stream = ctypes.c_void_p(libc.fopen(bytes(told), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        return fakes.run_batch(cells, device)
+
+    experiments = {"toy": replace(fakes.TOY, run_batch=heaps)}
+    with TuneExecutor(experiments, suite.CONTEXT, workers=2) as executor:
+        assert len(suite.rows(executor.run(suite.batches(suite.cells(8), 1)))) == 8
+    assert [told.read_text().count("<heap nr=") for told in tmp_path.iterdir()] == [1] * 8
 
 
 def test_ray_tells_of_its_nodes_as_haste_asks_for_them(running_ray: None) -> None:
