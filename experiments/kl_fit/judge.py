@@ -39,7 +39,8 @@ def judge(cells: Sequence[Cell], q: Fits, finished: np.ndarray, device: str) -> 
         for name in ("alpha", "alpha_se"):  # that is the objective's other name, and a parameter's
             metrics.pop(name, None)
         moments = moments_of(x) if isinstance(q, Flows) else None
-        judged.append(Judgement(metrics, x[:KEPT_SAMPLES], {"coverage_method": "density"}, evaluation.modes, moments))
+        kept = x[:KEPT_SAMPLES].copy()  # a view would keep all the block's draws for as long as the batch runs
+        judged.append(Judgement(metrics, kept, {"coverage_method": "density"}, evaluation.modes, moments))
     return judged
 
 

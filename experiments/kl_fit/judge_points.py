@@ -67,7 +67,7 @@ def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
         "cross_entropy_se": error,
     }
     moments = moments_of(samples) if isinstance(q, Flows) else None
-    return replace(judgement, metrics=metrics, samples=samples[:KEPT_SAMPLES], moments=moments)
+    return replace(judgement, metrics=metrics, samples=samples[:KEPT_SAMPLES].copy(), moments=moments)
 
 
 def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What would slow a GPU: the step loops of both experiments never wait for the host."""
+"""What would slow a GPU, or fill the memory: step loops never wait for the host, and outcomes keep no draws alive."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 import runner
 from experiments.catalogue import CATALOGUE
+from experiments.experiment import Outcome
 
 # Each of these makes the host wait for the device, or copies to or from it.
 WAITS = {
@@ -45,19 +46,38 @@ GRIDS = {
 TEN = "{weights: [1], means: [[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]], standard_deviations: [[1, 1, 1, 1, 1, 1, 1, 1, 1, 1]]}"
 
 
+def outcomes_of(grid: str, steps: int) -> list[Outcome]:
+    text = f"name: device\ngrids: [{{experiment: {grid}, }}]\nseeds: 2\ntargets: {{ten: {TEN}}}"
+    cells = runner.plan(runner.load_sweep(text, [f"steps={steps}"])).cells
+    return list(CATALOGUE.experiments[cells[0].experiment].run_batch(cells, "cpu"))
+
+
 @pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
 def test_the_number_of_waits_does_not_grow_with_the_steps(grid: str) -> None:
     counts = {}
     for steps in (300, 600):  # noise is drawn, and curves are kept, in fewer pieces than there are steps
-        text = f"name: waits\ngrids: [{{experiment: {grid}, }}]\nseeds: 2\ntargets: {{ten: {TEN}}}"
-        sweep = runner.load_sweep(text, [f"steps={steps}"])
-        cells = runner.plan(sweep).cells
         with Waits() as waits:
-            CATALOGUE.experiments[cells[0].experiment].run_batch(cells, "cpu")
+            outcomes_of(grid, steps)
         counts[steps] = waits.count
     assert sum(counts[300].values()) > 0  # something is counted: results do come back in the end
     growth = sum(counts[600].values()) - sum(counts[300].values())
     assert growth <= 30, counts  # a tenth of the steps at most
+
+
+OTHERS = {
+    "mixture": "kl_fit, fixed: {target: ring8_easy, divergence: forward_kl, family: gaussian_mixture, components: 2}",
+    "one dimension": "kl_fit, fixed: {target: bimodal, divergence: forward_kl}",
+    "flow": "kl_fit, fixed: {target: ring8_easy, divergence: forward_kl, family: flow}",
+    "flow on points": "kl_fit, fixed: {target: faithful, divergence: forward_kl, family: flow}",
+}
+
+
+@pytest.mark.parametrize("grid", [*GRIDS.values(), *OTHERS.values()], ids=[*GRIDS, *OTHERS])
+def test_the_samples_of_an_outcome_keep_no_other_draws_alive(grid: str) -> None:
+    for outcome in outcomes_of(grid, steps=20):
+        assert outcome.status == "ok", outcome.error
+        assert outcome.samples is not None and len(outcome.samples) > 0
+        assert outcome.samples.flags.owndata
 
 
 def test_the_count_sees_every_way_to_wait() -> None:
