@@ -1,6 +1,7 @@
 """CPU seconds of a sweep's stacked fits alone, without Ray, evaluation or records: `python -m benchmarks.bare FILE N`.
 
-By N processes at once, as the sweep's own workers run: they share the last cache and the way to memory.
+By N processes at once, as the sweep's own workers run: they share the last cache and the way to memory, and their heaps
+are set alike.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks import measure
 from benchmarks.commands import MODESWEEP, ROOT, each, modesweep, phases
 from benchmarks.figures import Figure, at_least
+from runner.executors.setup import HEAP
 
 SWEEP = """
 name: fits
@@ -59,7 +60,7 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     usage = measure.run([*MODESWEEP, "run", str(path)], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": str(ROOT)})
     cores = len(os.sched_getaffinity(0))
     bare, alone = (
-        float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], cwd=ROOT).output)
+        float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], cwd=ROOT, env=HEAP).output)
         for count in (cores, 1)
     )
     where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(folder, f"fits{fits}").items())
