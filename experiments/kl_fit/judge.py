@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments import randomness
 from experiments.experiment import Cell
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
-from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, moments_of
+from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.partition import CHUNK
@@ -39,8 +39,8 @@ def judge(cells: Sequence[Cell], q: Fits, finished: np.ndarray, device: str) -> 
         for name in ("alpha", "alpha_se"):  # that is the objective's other name, and a parameter's
             metrics.pop(name, None)
         moments = moments_of(x) if isinstance(q, Flows) else None
-        kept = x[:KEPT_SAMPLES].copy()  # a view would keep all the block's draws for as long as the batch runs
-        judged.append(Judgement(metrics, kept, {"coverage_method": "density"}, evaluation.modes, moments))
+        labels = {"coverage_method": "density"}
+        judged.append(Judgement(metrics, kept_samples(x), labels, evaluation.modes, moments))
     return judged
 
 

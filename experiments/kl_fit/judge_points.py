@@ -48,12 +48,12 @@ def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
     (generator,) = randomness.generators([cell.seed], "evaluation")
     losses = _losses(q, points)
     n = min(len(points), MOST_POINTS)
-    kept = points
+    reference = points
     if n < len(points):
-        kept = points[torch.randperm(len(points), generator=generator)[:n].numpy()]
+        reference = points[torch.randperm(len(points), generator=generator)[:n].numpy()]
     samples = _samples(q, max(n, KEPT_SAMPLES, DRAWS_OF_MOMENTS if isinstance(q, Flows) else 0), generator)
     # Columns in seconds and in metres must weigh alike: distances are taken between standardised points.
-    precision, recall = precision_recall(frame.points(kept), frame.points(samples[:n]))
+    precision, recall = precision_recall(frame.points(reference), frame.points(samples[:n]))
     cross_entropy = float(losses.mean())
     error = float(losses.std() / math.sqrt(len(points)))
     metrics = {
@@ -67,7 +67,12 @@ def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
         "cross_entropy_se": error,
     }
     moments = moments_of(samples) if isinstance(q, Flows) else None
-    return replace(judgement, metrics=metrics, samples=samples[:KEPT_SAMPLES].copy(), moments=moments)
+    return replace(judgement, metrics=metrics, samples=kept_samples(samples), moments=moments)
+
+
+def kept_samples(draws: np.ndarray) -> np.ndarray:
+    """The first ``KEPT_SAMPLES`` of draws ``(n, D)``: a copy, since a view would keep all of them alive."""
+    return draws[:KEPT_SAMPLES].copy()
 
 
 def moments_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What would slow a GPU, or fill the memory: step loops never wait for the host, and outcomes keep no draws alive."""
+"""What would slow a GPU: the step loops of both experiments never wait for the host."""
 
 from __future__ import annotations
 
@@ -62,22 +62,6 @@ def test_the_number_of_waits_does_not_grow_with_the_steps(grid: str) -> None:
     assert sum(counts[300].values()) > 0  # something is counted: results do come back in the end
     growth = sum(counts[600].values()) - sum(counts[300].values())
     assert growth <= 30, counts  # a tenth of the steps at most
-
-
-OTHERS = {
-    "mixture": "kl_fit, fixed: {target: ring8_easy, divergence: forward_kl, family: gaussian_mixture, components: 2}",
-    "one dimension": "kl_fit, fixed: {target: bimodal, divergence: forward_kl}",
-    "flow": "kl_fit, fixed: {target: ring8_easy, divergence: forward_kl, family: flow}",
-    "flow on points": "kl_fit, fixed: {target: faithful, divergence: forward_kl, family: flow}",
-}
-
-
-@pytest.mark.parametrize("grid", [*GRIDS.values(), *OTHERS.values()], ids=[*GRIDS, *OTHERS])
-def test_the_samples_of_an_outcome_keep_no_other_draws_alive(grid: str) -> None:
-    for outcome in outcomes_of(grid, steps=20):
-        assert outcome.status == "ok", outcome.error
-        assert outcome.samples is not None and len(outcome.samples) > 0
-        assert outcome.samples.flags.owndata
 
 
 def test_the_count_sees_every_way_to_wait() -> None:
