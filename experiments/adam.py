@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+Move = tuple[float, float] | Tensor
+"""What differs from step to step: a factor on the move, and what is added to its denominator; or a tensor ``(2,)``."""
 
 
 class Adam:
@@ -17,7 +21,7 @@ class Adam:
 
     Args:
         parameters: tensors ``(K, ...)`` that do not require gradients; ``step`` changes them.
-        learning_rate: of each cell, ``(K,)``.
+        learning_rate: of each cell, ``(K,)``; it decays, see ``decay``.
     """
 
     def __init__(
@@ -30,26 +34,33 @@ class Adam:
         self.parameters = list(parameters)
         self.betas = betas
         self.eps = eps
-        self.steps = 0
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
         self._first = [torch.zeros_like(p) for p in self.parameters]
         self._second = [torch.zeros_like(p) for p in self.parameters]
 
-    def step(self, gradients: Sequence[Tensor], rate: float = 1.0, active: Tensor | None = None) -> None:
-        """One step at ``rate`` times each learning rate; cells where ``active`` ``(K,)`` is False stay put."""
-        self.steps += 1
+    def moves(self, steps: int) -> Iterator[Move]:
+        """For each of so many steps, what ``step`` wants to know of it."""
+        return _where_needed(map(self._move, range(steps), [steps] * steps), self.parameters[0])
+
+    def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
+        """One step; cells where ``active`` ``(K,)`` is False stay put."""
         beta1, beta2 = self.betas
-        correction = (1 - beta2**self.steps) ** 0.5
-        scale = rate * correction / (1 - beta1**self.steps)
+        scale, eps = move
         rows = zip(self.parameters, gradients, self._rates, self._first, self._second, strict=True)
         for parameter, gradient, learning_rate, first, second in rows:
             first.lerp_(gradient, 1 - beta1)
             second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            move = first / second.sqrt().add_(self.eps * correction).div_(learning_rate)
-            if active is not None:
-                # A product with 0 would keep the NaN of a diverged cell.
-                move = torch.where(_broadcast(active, move), move, 0.0)
-            parameter.sub_(move, alpha=scale)
+            change = first / second.sqrt().add_(eps).div_(learning_rate)
+            change = _where(active, change)
+            if isinstance(scale, Tensor):
+                parameter.addcmul_(change, scale, value=-1.0)
+            else:
+                parameter.sub_(change, alpha=scale)
+
+    def _move(self, step: int, steps: int) -> tuple[float, float]:
+        beta1, beta2 = self.betas
+        correction = (1 - beta2 ** (step + 1)) ** 0.5
+        return decay(step / steps) * correction / (1 - beta1 ** (step + 1)), self.eps * correction
 
 
 class SGD:
@@ -64,13 +75,33 @@ class SGD:
         self.parameters = list(parameters)
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
 
-    def step(self, gradients: Sequence[Tensor], rate: float = 1.0, active: Tensor | None = None) -> None:
-        """One step at ``rate`` times each learning rate; cells where ``active`` ``(K,)`` is False stay put."""
+    def moves(self, steps: int) -> Iterator[Move]:
+        """For each of so many steps, what ``step`` wants to know of it."""
+        return _where_needed(((decay(step / steps), 0.0) for step in range(steps)), self.parameters[0])
+
+    def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
+        """One step; cells where ``active`` ``(K,)`` is False stay put."""
+        scale, _ = move
         for parameter, gradient, learning_rate in zip(self.parameters, gradients, self._rates, strict=True):
-            move = gradient * learning_rate * rate
-            if active is not None:
-                move = torch.where(_broadcast(active, move), move, 0.0)
-            parameter.sub_(move)
+            parameter.sub_(_where(active, gradient * learning_rate * scale))
+
+
+def decay(progress: float) -> float:
+    """Factor on the learning rate: one for the first half, then half a cosine to zero, so that noise averages out."""
+    return 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
+
+
+def _where_needed(moves: Iterator[tuple[float, float]], like: Tensor) -> Iterator[Move]:
+    """On a GPU as tensors, all brought there at once: a captured step can then be replayed with each."""
+    if like.device.type == "cpu":
+        return moves
+    table = torch.tensor(list(moves), dtype=like.dtype, device=like.device)
+    return (table[step] for step in range(len(table)))
+
+
+def _where(active: Tensor | None, change: Tensor) -> Tensor:
+    # A product with 0 would keep the NaN of a diverged cell.
+    return change if active is None else torch.where(_broadcast(active, change), change, 0.0)
 
 
 def _broadcast(per_cell: Tensor, like: Tensor) -> Tensor:

@@ -48,9 +48,9 @@ def plan(sweep: Sweep, options: Options | None = None) -> Plan:
     return plan_sweep(sweep, CATALOGUE, options or Options())
 
 
-def batches(plan: Plan, options: Options, workers: int) -> Any:
+def batches(plan: Plan, options: Options, workers: int, gpus: float = 0.0) -> Any:
     """The batches in which what is left of the plan would run."""
-    return cut(plan, CATALOGUE, options, workers)
+    return cut(plan, CATALOGUE, options, workers, gpus)
 
 
 def run(sweep: Sweep, options: Options | None = None, listener: Listener | None = None) -> Report:

@@ -13,10 +13,14 @@ from runner.experiment import Experiment
 from runner.grid import Resources
 from runner.planning import Cell, Plan
 
-__all__ = ["Batch", "Resources", "make_batches", "makespan"]
+__all__ = ["Batch", "Resources", "at_once", "estimate", "make_batches", "makespan"]
 
 MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
+# A GPU launches the same for any number of cells, so a stack there is worth while from
+MULTIPLE_ON_GPU = 256
+STACK_ON_GPU = 2048
+GPU_SPEED = 20  # in cores: roughly, of an H100 and fits in two dimensions
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
 # Estimates are rough: with some batches for each worker, who is early takes more of them.
@@ -40,12 +44,17 @@ _Key = tuple[str, Resources, Hashable]
 
 @dataclass(frozen=True)
 class _Stackable:
-    """Cells that share a batch key and resources; ``limit`` of them fit in memory."""
+    """Cells that share a batch key and resources; ``limit`` of them fit in memory.
+
+    Cut into multiples of ``multiple``, at most ``stack``.
+    """
 
     experiment: str
     resources: Resources
     cells: tuple[Cell, ...]
     limit: int
+    multiple: int
+    stack: int
     seconds_per_cell: float
 
 
@@ -55,6 +64,7 @@ def make_batches(
     *,
     workers: int,
     memory_bytes: int,
+    gpus: float = 0.0,
     cells_per_batch: int | None = None,
 ) -> tuple[Batch, ...]:
     """Cut what is left of a plan into batches, the longest first.
@@ -66,14 +76,30 @@ def make_batches(
         plan: of which only what is left counts.
         experiments: by name.
         workers: how many batches run at once.
-        memory_bytes: what one batch may occupy, by the experiment's ``bytes_per_cell``.
+        memory_bytes: what one batch may occupy, by the experiment's ``bytes_per_cell``; of those that run on a GPU
+            the worker cuts what does not fit.
+        gpus: that there are; without any, the CPU does the work of batches that ask for one.
         cells_per_batch: exactly this many cells in each batch, its last one excepted, if memory allows.
     """
-    groups = _stackable(plan, experiments, memory_bytes)
+    groups = _stackable(plan, experiments, memory_bytes, bool(gpus))
     if cells_per_batch is not None:
         size = max(1, cells_per_batch)
         cut = (_cut(group, itertools.repeat(min(size, group.limit))) for group in groups)
         return _longest_first(list(itertools.chain.from_iterable(cut)))
+    pools: dict[float, list[_Stackable]] = {}
+    for group in groups:
+        pools.setdefault(group.resources.gpu if gpus else 0.0, []).append(group)
+    return _longest_first([b for gpu, pool in pools.items() for b in _balanced(pool, at_once(gpu, workers, gpus))])
+
+
+def at_once(gpu: float, workers: int, gpus: float) -> int:
+    """How many batches of ``gpu`` GPUs each run at the same time."""
+    if not (gpu and gpus):
+        return workers
+    return max(1, min(workers, int(gpus) * int(1 / gpu) if gpu < 1 else int(gpus / gpu)))
+
+
+def _balanced(groups: Sequence[_Stackable], workers: int) -> list[Batch]:
     share = sum(_padded(len(group.cells)) * group.seconds_per_cell for group in groups) / workers
     best: list[Batch] = []
     fewest = min(EACH, max(1, int(share / WORTH_CUTTING)))
@@ -83,7 +109,7 @@ def make_batches(
             best = batches
         if share >= (1 - IDLE) * makespan(best, workers):
             break
-    return _longest_first(best)
+    return best
 
 
 def makespan(batches: Sequence[Batch], workers: int) -> float:
@@ -94,7 +120,15 @@ def makespan(batches: Sequence[Batch], workers: int) -> float:
     return max(free)
 
 
-def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int) -> list[_Stackable]:
+def estimate(batches: Sequence[Batch], workers: int, gpus: float = 0.0) -> float:
+    """Estimated seconds of all batches: those that share GPUs in an unlike number do not wait for each other."""
+    pools: dict[float, list[Batch]] = {}
+    for batch in batches:
+        pools.setdefault(batch.resources.gpu if gpus else 0.0, []).append(batch)
+    return max((makespan(pool, at_once(gpu, workers, gpus)) for gpu, pool in pools.items()), default=0.0)
+
+
+def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int, gpus: bool) -> list[_Stackable]:
     groups: dict[_Key, list[Cell]] = {}
     largest: dict[_Key, int] = {}
     seconds: dict[_Key, float] = {}
@@ -108,29 +142,35 @@ def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: 
             largest[key] = max(largest.get(key, 1), experiment.bytes_per_cell(params, target))
             cost = len(cells) * experiment.seconds_per_cell(params, target)
             seconds[key] = seconds.get(key, 0.0) + cost
-    return [
-        _Stackable(
-            experiment=key[0],
-            resources=key[1],
-            cells=tuple(cells),
-            limit=max(1, memory_bytes // largest[key]),
-            seconds_per_cell=seconds[key] / len(cells),
+    found = []
+    for key, cells in groups.items():
+        on_gpu = gpus and key[1].gpu > 0
+        found.append(
+            _Stackable(
+                experiment=key[0],
+                resources=key[1],
+                cells=tuple(cells),
+                limit=len(cells) if on_gpu else max(1, memory_bytes // largest[key]),
+                multiple=MULTIPLE_ON_GPU if on_gpu else MULTIPLE,
+                stack=STACK_ON_GPU if on_gpu else STACK,
+                seconds_per_cell=seconds[key] / len(cells) / (GPU_SPEED if on_gpu else 1),
+            )
         )
-        for key, cells in groups.items()
-    ]
+    return found
 
 
 def _cut_even(group: _Stackable, seconds: float) -> list[Batch]:
-    """Batches as equal as multiples of 16 can be: so many that each takes about ``seconds``, or more."""
-    if group.limit < MULTIPLE:
+    """Batches as equal as multiples can be: so many that each takes about ``seconds``, or more."""
+    multiple = group.multiple
+    if group.limit < multiple:
         return _cut(group, itertools.repeat(group.limit))
-    units = math.ceil(len(group.cells) / MULTIPLE)
-    unit_seconds = max(MULTIPLE * group.seconds_per_cell, 1e-9)
-    largest = max(1, int(min(group.limit / MULTIPLE, STACK / MULTIPLE, LONGEST / unit_seconds)))
+    units = math.ceil(len(group.cells) / multiple)
+    unit_seconds = max(multiple * group.seconds_per_cell, 1e-9)
+    largest = max(1, int(min(group.limit / multiple, group.stack / multiple, LONGEST / unit_seconds)))
     wanted = math.ceil(units * unit_seconds / seconds - 1e-6) if seconds > 0 else 1
     count = min(units, max(wanted, math.ceil(units / largest)))
     size, larger = divmod(units, count)
-    return _cut(group, (MULTIPLE * (size + (index < larger)) for index in range(count)))
+    return _cut(group, (multiple * (size + (index < larger)) for index in range(count)))
 
 
 def _cut(group: _Stackable, sizes: Iterable[int]) -> list[Batch]:

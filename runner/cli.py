@@ -37,6 +37,7 @@ from runner.arguments import (
     Workers,
 )
 from runner.errors import ModesweepError, SweepError
+from runner.executors import setup
 from runner.options import Options
 from runner.progress import Silent, Terminal
 
@@ -142,11 +143,12 @@ def plan(
     )
     planned = api.plan(api.load_sweep(sweep, set_ or (), seeds), options)
     count = 1 if executor is ExecutorName.inline else workers or os.cpu_count() or 1
-    batches = api.batches(planned, options, count)
+    gpus = setup.gpus()
+    batches = api.batches(planned, options, count, gpus)
     if json_:
-        print(json.dumps(display.plan_json(planned, batches, count)))
+        print(json.dumps(display.plan_json(planned, batches, count, gpus)))
         return
-    _console().print(display.plan_view(planned, batches, count, str(results / planned.sweep.name)))
+    _console().print(display.plan_view(planned, batches, count, gpus, str(results / planned.sweep.name)))
 
 
 @app.command()

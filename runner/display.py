@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.batch import Batch, makespan
+from runner.batch import Batch, at_once, estimate
 from runner.planning import Plan
 from runner.progress import duration
 
@@ -24,7 +24,7 @@ FIRST_CELLS = 5
 LONGEST_DIFFERENCE = 30
 
 
-def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str) -> RenderableType:
+def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, elsewhere: str) -> RenderableType:
     """Cells, batches, what is done and an estimate, then the first cells that would run."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("grid", "axes"):
@@ -43,7 +43,7 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str
             f"{len(grid.cells) - len(grid.todo):,}",
             f"{len(grid.todo):,}",
             f"{len(own):,}",
-            duration(seconds / workers) if own else "",
+            duration(seconds / at_once(grid.grid.resources.gpu, workers, gpus)) if own else "",
         )
     done = ", ".join(f"{count:,} {status}" for status, count in sorted(plan.done.items())) or "none"
     lines: list[RenderableType] = [
@@ -55,8 +55,11 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str
     if plan.repeated:
         lines.append(Text(f"{plan.repeated:,} cells are described twice and run once."))
     if batches:
-        time = duration(makespan(batches, workers))
-        lines.append(Text(f"About {time} of fits on {workers} workers, and a few seconds to start."))
+        time, asked = duration(estimate(batches, workers, gpus)), any(batch.resources.gpu for batch in batches)
+        shared = f", which share {gpus} GPU{'s' if gpus > 1 else ''}," if asked and gpus else ""
+        lines.append(Text(f"About {time} of fits on {workers} workers{shared} and a few seconds to start."))
+        if asked and not gpus:
+            lines.append(Text("The sweep asks for a GPU and this machine has none: the CPU would do the work."))
         lines.append(Text(f"Results go to {elsewhere}/"))
         shown = plan.todo[:FIRST_CELLS]
         rest = f"The first {len(shown)} to run:" if len(plan.todo) > len(shown) else "To run:"
@@ -70,7 +73,7 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, elsewhere: str
     return Group(*lines)
 
 
-def plan_json(plan: Plan, batches: Sequence[Batch], workers: int) -> dict[str, Any]:
+def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> dict[str, Any]:
     """The same as plain values."""
     return {
         "sweep": plan.sweep.name,
@@ -81,7 +84,8 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int) -> dict[str, A
         "repeated": plan.repeated,
         "batches": len(batches),
         "workers": workers,
-        "estimated_seconds": round(makespan(batches, workers), 1) if batches else 0.0,
+        "gpus": gpus,
+        "estimated_seconds": round(estimate(batches, workers, gpus), 1),
         "grids": [{"experiment": g.grid.experiment, "cells": len(g.cells), "todo": len(g.todo)} for g in plan.grids],
         "first_cells": [
             {"cell_id": c.id, "experiment": c.experiment, "seed": c.seed, **c.params.model_dump(mode="json")}

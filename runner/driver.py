@@ -211,7 +211,9 @@ def _run_cells(
     profile: Profile,
 ) -> tuple[Counter[str], Stopped]:
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
-    batches = cut(plan, catalogue, options, executor.workers) if plan.todo else ()
+    # Only who asks for GPUs waits here until Ray has counted them.
+    gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
+    batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
     tally = Tally(len(plan.todo), sum(batch.seconds for batch in batches))
     libraries: Future[None] | None = None
     listener.begin(tally)

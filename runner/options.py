@@ -74,13 +74,14 @@ def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
     )
 
 
-def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int) -> tuple[Batch, ...]:
-    """The batches of what is left of a plan, for so many workers on a machine like this one."""
+def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int, gpus: float = 0.0) -> tuple[Batch, ...]:
+    """The batches of what is left of a plan, for so many workers and GPUs on a machine like this one."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return make_batches(
         plan,
         catalogue.experiments,
         workers=workers,
         memory_bytes=min(int(physical * MEMORY_SHARE / workers), LARGEST_STACK),
+        gpus=gpus,
         cells_per_batch=options.cells_per_batch,
     )

@@ -62,6 +62,15 @@ def run(experiment: Experiment, batch: Batch, context: Context, device: str = "c
     return _table(experiment, batch, context, outcomes, seconds, device, f"{platform.node()}:{os.getpid()}")
 
 
+def device(wants_gpu: bool) -> str:
+    """``cuda`` for a batch that has been given a GPU, where this torch can use one; else ``cpu`` does the work."""
+    if not wants_gpu:
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def failed(experiment: Experiment, batch: Batch, context: Context, error: str) -> pa.Table:
     """Records that say of every cell of a batch why it has no result; for workers that cannot say it."""
     outcomes = [Failure("failed", error)] * len(batch.cells)

@@ -9,16 +9,17 @@ import torch
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
-from experiments.kl_fit import flow_numbers
+from experiments.kl_fit import bytes_per_cell, flow_numbers
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
-from experiments.kl_fit.fit import LINE, Fit, fit
+from experiments.kl_fit.fit import LINE, NOISE_BLOCK, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
+from experiments.metrics.partition import CHUNK
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture, Points
@@ -30,13 +31,17 @@ STACK_OF_LARGE = 2
 MANY = 16  # components
 SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
 SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
+# A GPU launches the same for any number of cells: as many at once as leave room for other trials' stacks.
+SLICE_ON_GPU = 4 << 30  # bytes of all that training holds, its noise included
+JUDGED_ON_GPU = 256  # cells, whose largest tensors are at most
+JUDGED_BYTES = 256 << 20
 
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
     if isinstance(family(cells[0].params, cells[0].target.dim), Gaussian):
         search_optima(cells)
-    size = slice_size(cells[0])
+    size = slice_size(cells[0], device)
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):
         outcomes += _run_slice(cells[start : start + size], device)
@@ -55,18 +60,32 @@ def _multiple(cell: Cell) -> int:
     return STACK_OF_LARGE if many or params.family == "flow" else STACK
 
 
-def slice_size(cell: Cell) -> int:
-    """How many cells train at once, so that a step's tensors stay in the cache."""
+def slice_size(cell: Cell, device: str = "cpu") -> int:
+    """How many cells train at once, so that a step's tensors stay in a core's cache, or all is well within a GPU."""
     params, target = cell.params, cell.target
-    modes = padded_components(target.modes) if isinstance(target, Mixture) else 1
-    if params.family == "gaussian_mixture":
-        modes = max(modes, params.components)
     item = 4 if params.dtype == "float32" else 8
     multiple, most = _multiple(cell), 512
-    fitting = SLICE_BYTES // (item * params.samples * (target.dim + 2) * modes)
+    fitting = SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell))
     if params.family == "flow":
         most, fitting = STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim))
-    return max(multiple, min(most, fitting // multiple * multiple))
+    if device == "cuda":
+        noise = 4 * item * NOISE_BLOCK[device]  # normal and uniform, the next block's beside the last one's
+        most = fitting = SLICE_ON_GPU // (bytes_per_cell(params, target) + noise)
+    return max(multiple, min(most, fitting) // multiple * multiple)
+
+
+def _judged_size(cell: Cell, device: str) -> int:
+    """How many cells are judged at once: a multiple of ``STACK``."""
+    if device == "cpu" or cell.params.family == "flow":
+        return STACK
+    fitting = JUDGED_BYTES // (8 * CHUNK[device] * _components(cell))
+    return max(STACK, min(JUDGED_ON_GPU, fitting // STACK * STACK))
+
+
+def _components(cell: Cell) -> int:
+    """Of the target or of the fit, whichever has more: the longest axis of the largest tensors."""
+    of_target = padded_components(cell.target.modes) if isinstance(cell.target, Mixture) else 1
+    return max(of_target, cell.params.components if cell.params.family == "gaussian_mixture" else 1)
 
 
 def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -74,8 +93,9 @@ def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     fitted, found = train(stacked, device)
     finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
     judged: list[Judgement] = []
-    for start in range(0, len(stacked), STACK):
-        block = slice(start, start + STACK)
+    size = _judged_size(cells[0], device)
+    for start in range(0, len(stacked), size):
+        block = slice(start, start + size)
         judged += judge(stacked[block], found[block], finished[block], device)
     away = _distances(cells, found, finished)
     return [

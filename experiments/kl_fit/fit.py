@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from experiments import randomness
-from experiments.adam import SGD, Adam
+from experiments.adam import SGD, Adam, Move
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
+from experiments.replay import replayed
 
 POINTS_OF_CURVE = 40
 LINE = 16  # numbers in a cache line: see Noise
-NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
+# Numbers drawn at once for a seed: one call costs as much as about a thousand of them, or on a GPU as all of them.
+NOISE_BLOCK = {"cpu": 8192, "cuda": 65_536}
 
 
 @dataclass(frozen=True)
@@ -63,32 +66,35 @@ def fit(
     steps_done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     kept = curve_steps(steps)
     curve = theta.new_zeros(len(kept), len(theta))
-    stream = _noise(family.noise_dim, samples, steps, seeds, theta, divergence.samples_target, df)
+    draws = _draws(family.noise_dim, samples, steps, seeds, theta, divergence.samples_target, df)
+
+    def advance(normal: Tensor, uniform: Tensor | None, gamma: Tensor | None, move: Move, whole: bool) -> Tensor | None:
+        noise = Noise(normal, samples, uniform, gamma)
+        loss, gradient = divergence.loss_and_gradient(target, family, theta, noise, whole=whole)
+        size = torch.linalg.vector_norm(gradient, math.inf, dim=1)
+        active.logical_and_((size if loss is None else size + loss.abs()) < math.inf)
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        # A fit that starts narrow meets gradients thousands of times those near its optimum, and Adam, which
+        # remembers squares for a thousand steps, would then hardly move: forward KL from one mode of grid25 ended
+        # at 27 nats, not 4.85. So none is longer than 1.
+        gradient.div_(norm.clamp_(min=1.0))
+        descent.step([gradient], move, active)
+        steps_done.add_(active)
+        return loss
+
+    advance_only = replayed(partial(advance, whole=False), theta.device)
     column = 0
     # Where autograd has no part, torch need not be ready for it: an eighth of the time of a small stack's step.
     with torch.inference_mode(divergence.is_written_out(target, family)):
-        for step, noise in enumerate(stream):
-            keep = step == kept[column]
-            loss, gradient = divergence.loss_and_gradient(target, family, theta, noise, whole=keep)
-            size = torch.linalg.vector_norm(gradient, math.inf, dim=1)
-            active &= (size if loss is None else size + loss.abs()) < math.inf
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            # A fit that starts narrow meets gradients thousands of times those near its optimum, and Adam, which
-            # remembers squares for a thousand steps, would then hardly move: forward KL from one mode of grid25 ended
-            # at 27 nats, not 4.85. So none is longer than 1.
-            gradient.div_(norm.clamp_(min=1.0))
-            descent.step([gradient], rate=decay(step / steps), active=active)
-            steps_done += active
-            if keep:
+        for step, (noise, move) in enumerate(zip(draws, descent.moves(steps), strict=True)):
+            if step == kept[column]:
+                loss = advance(*noise, move, whole=True)
                 assert loss is not None
                 curve[column] = loss
                 column = min(column + 1, len(kept) - 1)
+            else:
+                advance_only(*noise, move)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
-
-
-def decay(progress: float) -> float:
-    """Factor on the learning rate: one for the first half, then half a cosine down to zero."""
-    return 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
 
 
 def curve_steps(steps: int) -> np.ndarray:
@@ -96,7 +102,7 @@ def curve_steps(steps: int) -> np.ndarray:
     return np.unique(np.geomspace(1, steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
 
 
-def _noise(
+def _draws(
     dim: int,
     samples: int,
     steps: int,
@@ -104,15 +110,15 @@ def _noise(
     like: Tensor,
     samples_target: bool,
     df: Tensor | None,
-) -> Iterator[Noise]:
-    """Each step's noise, drawn for many steps at once; cells of one seed share it."""
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """Each step's `Noise`: normal, uniform and gamma, drawn for many steps at once; cells of one seed share it."""
     device = str(like.device)
     normals, rows = randomness.shared_generators(seeds, "noise", device)
     data, data_rows = randomness.shared_generators(seeds, "data", device)
     if df is not None:  # gamma noise differs between targets of one seed
         data, data_rows = randomness.generators(seeds, "data", device), torch.arange(len(seeds), device=device)
     width = -(-samples // LINE) * LINE
-    block = max(1, NOISE_BLOCK // (dim * width))
+    block = max(1, NOISE_BLOCK[like.device.type] // (dim * width))
     for start in range(0, steps, block):
         count = min(block, steps - start)
         normal = randomness.normal((block, dim, width), normals, like.dtype)
@@ -122,9 +128,8 @@ def _noise(
         if samples_target and df is not None:
             gamma = randomness.gamma(0.5 * df, block * width, data).view(-1, block, width)
         for i in range(count):
-            yield Noise(
+            yield (
                 normal[:, i].index_select(0, rows),
-                samples,
                 None if uniform is None else uniform[:, i].index_select(0, data_rows),
                 None if gamma is None else gamma[:, i],
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from experiments.kl_fit.families import Flow, GaussianMixture, StudentT
 from experiments.metrics.density import MASS
-from experiments.metrics.partition import CHUNK
+from experiments.metrics.partition import pieces
 from experiments.targets import Mixture
 
 
@@ -108,6 +108,10 @@ class Flows:
         # A copy: a product's last bits may depend on where its factors begin in memory.
         return Flows(self.family, self.theta[block].clone(), self.center[block], self.factor[block])
 
+    def cpu(self) -> Flows:
+        """The same, on the CPU."""
+        return Flows(self.family, self.theta.cpu(), self.center.cpu(), self.factor.cpu())
+
     @property
     def healthy(self) -> np.ndarray:
         """Which are finite, ``(K,)``."""
@@ -119,7 +123,7 @@ class Flows:
 
     def sample(self, normal: Tensor) -> tuple[Tensor, Tensor]:
         """Samples ``(K, D, N)`` from noise of that shape, and their log-density ``(K, N)``."""
-        parts = [self.family.rsample_and_log_prob(self.theta, z.contiguous()) for z in normal.split(CHUNK, dim=2)]
+        parts = [self.family.rsample_and_log_prob(self.theta, z) for z in pieces(normal)]
         x, log_q = torch.cat([x for x, _ in parts], dim=2), torch.cat([log_q for _, log_q in parts], dim=1)
         return torch.baddbmm(self.center.unsqueeze(2), self.factor, x), log_q - self._log_det
 
@@ -127,7 +131,7 @@ class Flows:
         """Log-density of x ``(K, D, N)``, as ``(K, N)``."""
         inverse = torch.as_tensor(lower_inverse(self.factor.cpu().numpy()), device=x.device)
         framed = torch.bmm(inverse, x - self.center.unsqueeze(2))
-        parts = [self.family.log_prob(self.theta, part.contiguous()) for part in framed.split(CHUNK, dim=2)]
+        parts = [self.family.log_prob(self.theta, part) for part in pieces(framed)]
         return torch.cat(parts, dim=1) - self._log_det
 
     @property

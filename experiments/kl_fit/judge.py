@@ -16,7 +16,7 @@ from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inve
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
-from experiments.metrics.partition import CHUNK
+from experiments.metrics.partition import pieces
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
@@ -29,6 +29,7 @@ EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 def judge(cells: Sequence[Cell], q: Fits, finished: np.ndarray, device: str) -> list[Judgement]:
     """Of a block of cells, in their order; metrics of fits that are not ``finished`` ``(K,)`` mean nothing."""
     if isinstance(cells[0].target, Points):
+        q = q.cpu() if isinstance(q, Flows) else q  # what is left to do is a search for neighbours
         return [by_neighbours(cell, q[k : k + 1], bool(finished[k])) for k, cell in enumerate(cells)]
     with np.errstate(all="ignore"):  # diverged fits are judged with the others
         evaluations, x_q = _evaluate(cells, q, device)
@@ -103,7 +104,7 @@ def _padded(
 
 def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
     """Some points at a time: the ``(K, M, N)`` tensors of many components then stay in the cache."""
-    return torch.cat([fits.log_prob(part.contiguous()) for part in x.split(CHUNK, dim=2)], dim=1)
+    return torch.cat([fits.log_prob(part) for part in pieces(x)], dim=1)
 
 
 def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:

@@ -11,7 +11,8 @@ from torch import Tensor
 from experiments.stacked_mixture import StackedMixture, shares
 
 ELLIPSE = 0.99  # of a Gaussian mode's mass
-CHUNK = 512  # points at a time: the (K, M, chunk) tensors of a block of cells stay in cache
+# Points at a time: the (K, M, chunk) tensors of a block of cells stay in a core's cache, or keep a GPU busy.
+CHUNK = {"cpu": 512, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Measure:
     def of_draws(cls, x: Tensor, log_q: Tensor) -> Measure:
         """Independent draws ``(K, D, N)``, each of the same weight."""
         return cls(x, torch.full_like(log_q, 1.0 / log_q.shape[1]), log_q)
+
+
+def pieces(points: Tensor) -> list[Tensor]:
+    """Some of the points ``(..., N)`` at a time."""
+    return [part.contiguous() for part in points.split(CHUNK[points.device.type], dim=-1)]
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,9 @@ def tally(mixture: StackedMixture, measure: Measure) -> Tally:
     shape = mixture.log_weights.amax(dim=1, keepdim=True)
     padding = mixture.log_weights == -torch.inf
     equal = ((mixture.log_weights == shape) | padding).all(dim=1)
-    pieces = [t.split(CHUNK, dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
+    split = [t.split(CHUNK[t.device.type], dim=-1) for t in (measure.x, measure.weight, measure.log_q)]
     every = bool(equal.all())
-    parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*pieces, strict=True)]
+    parts = [_chunk(mixture, limit, every, *piece) for piece in zip(*split, strict=True)]
     points, sums, ellipse, own = zip(*parts, strict=True)
     log_p, log_ratio, p_part, q_part, nearest, mode = (torch.cat(part, dim=1) for part in zip(*points, strict=True))
     total = _add(sums)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ class Monotone:
 
     def __call__(self, z: Any, lib: Any) -> Any:
         """Of ``z``, an array of numpy or a tensor, in double precision within; constant beyond the table."""
-        at, to, left, right = (_like(part, z, lib) for part in (self.z, self.x, self.left, self.right))
+        at, to, left, right = self._parts if lib is np else _on(self, str(z.device), lib)
         wide = z.astype(float) if lib is np else z.double().contiguous()
         piece = lib.clip(lib.searchsorted(at, wide) - 1, 0, len(self.z) - 2)
         width = at[piece + 1] - at[piece]
@@ -36,6 +37,17 @@ class Monotone:
         a, b = left[piece] * width - rise, rise - right[piece] * width
         x = to[piece] + t * rise + t * (1 - t) * ((1 - t) * a + t * b)
         return x if lib is np else x.to(z.dtype)
+
+    @property
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        return self.z, self.x, self.left, self.right
+
+
+@lru_cache(maxsize=64)
+def _on(map: Monotone, device: str, torch: Any) -> tuple[Any, ...]:
+    """A map's parts as tensors; kept on the device, where a copy at each step would make the host wait for it."""
+    with torch.inference_mode(False):  # they serve autograd too
+        return tuple(torch.as_tensor(part, device=device) for part in map._parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +73,6 @@ def panels(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gauss-Legendre nodes and weights between the edges, ``(n,)`` each."""
     half, middle = 0.5 * np.diff(edges)[:, None], 0.5 * (edges[1:] + edges[:-1])[:, None]
     return (middle + half * NODES).ravel(), (half * WEIGHTS).ravel()
-
-
-def _like(part: np.ndarray, z: Any, lib: Any) -> Any:
-    return part if lib is np else lib.as_tensor(part, device=z.device)
 
 
 def from_normal(table: Table, density: Callable[[np.ndarray], np.ndarray]) -> Monotone:

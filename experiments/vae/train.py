@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from experiments.adam import Adam
+from experiments.adam import Adam, Move
+from experiments.replay import replayed
 from experiments.vae.likelihood import Quadratic
 from experiments.vae.network import Stack, Widths, backward, forward, padded_columns
 
@@ -75,22 +76,22 @@ def train(
     error_weight = 2 * term.weight.view(-1, 1, 1) * share
     # Without free bits a KL rounded below 0 must keep its gradient.
     floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).view(-1, 1)
-    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), range(steps), strict=False)
-    for x, epsilon, kl_weight, step in minibatches:
+
+    def advance(x: Tensor, epsilon: Tensor, kl_weight: Tensor, move: Move) -> tuple[Tensor, Tensor]:
         z, residual = _encode_decode(model, buffers, x, epsilon)
-        torch.sum(residual[..., :batch_size].square(), (1, 2), out=trace.squared_error[step])
-        torch.mean(_kl(buffers)[..., :batch_size], -1, out=trace.kl[step])
-        kl_gradient = (kl_weight * (trace.kl[step] >= floor)).unsqueeze(-1) * share
+        squared_error = residual[..., :batch_size].square().sum((1, 2))
+        kl = _kl(buffers)[..., :batch_size].mean(-1)
+        kl_gradient = (kl_weight * (kl >= floor)).unsqueeze(-1) * share
         _backpropagate(model, gradient, buffers, x, z, epsilon, residual.mul_(error_weight), kl_gradient)
-        optimiser.step([gradient.flat], learning_rate_factor(step, steps))
+        optimiser.step([gradient.flat], move)
+        return squared_error, kl
+
+    step = replayed(advance, flat.device)
+    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), optimiser.moves(steps), strict=False)
+    for at, minibatch in zip(range(steps), minibatches, strict=False):
+        trace.squared_error[at], trace.kl[at] = step(*minibatch)
     trace.squared_error.div_(batch_size)
     return trace
-
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """1 for the first half of training, then a half-cosine to 0, so that the noise averages out."""
-    progress = max(0.0, 2 * step / steps - 1)
-    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _steps(chunks: Iterable[Tensor]) -> Iterator[Tensor]:

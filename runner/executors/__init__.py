@@ -40,6 +40,11 @@ class Executor(Protocol):
         """How many batches may run at the same time."""
         ...
 
+    @property
+    def gpus(self) -> float:
+        """How many GPUs batches may share."""
+        ...
+
     def start(self) -> None:
         """Begin to start up, and return at once."""
         ...

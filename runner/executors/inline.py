@@ -26,6 +26,11 @@ class InlineExecutor:
         """One batch at a time."""
         return 1
 
+    @property
+    def gpus(self) -> float:
+        """The one that torch uses, if it can use any."""
+        return 1.0 if worker.device(wants_gpu=True) == "cuda" else 0.0
+
     def start(self) -> None:
         """Nothing needs to start."""
 
@@ -33,7 +38,8 @@ class InlineExecutor:
         """Run the batches in order; each result is yielded before the next batch begins."""
         for batch in batches:
             started = time.perf_counter()
-            table = worker.run(self.experiments[batch.experiment], batch, self.context, _device(batch))
+            experiment, device = self.experiments[batch.experiment], worker.device(batch.resources.gpu > 0)
+            table = worker.run(experiment, batch, self.context, device)
             yield BatchResult(batch, table, time.perf_counter() - started)
 
     def close(self) -> None:
@@ -44,12 +50,3 @@ class InlineExecutor:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-
-def _device(batch: Batch) -> str:
-    """A GPU for batches that ask for one, where there is one."""
-    if not batch.resources.gpu:
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -85,6 +85,11 @@ class TuneExecutor:
             self._workers = max(1, int(self._connected().resources.get("CPU", 1)))
         return self._workers
 
+    @property
+    def gpus(self) -> float:
+        """As many as Ray has counted, for which it must have started."""
+        return float(self._connected().resources.get("GPU", 0.0))
+
     def start(self) -> None:
         """Begin to start or join Ray in the background; a failure shows when it is needed."""
         if self._cluster is None:
@@ -180,7 +185,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     try:
         if payload is not None:
             experiment, batch, context = cloudpickle.loads(payload)
-            device = "cuda" if ray.get_gpu_ids() else "cpu"
+            device = worker.device(wants_gpu=bool(ray.get_gpu_ids()))
             table = to_stream(worker.run(experiment, batch, context, device))
     except Exception as error:
         problem = worker.describe(error)

@@ -91,7 +91,7 @@ def test_sgd_takes_one_plain_step() -> None:
     descent = SGD([theta], torch.tensor([0.1, 0.2, 0.3]))
     descent.step(
         [torch.full((3, 2), float("nan")).index_fill(0, torch.tensor([0, 1]), 1.0)],
-        0.5,
+        (0.5, 0.0),
         torch.tensor([True, True, False]),
     )
     assert theta.tolist() == [pytest.approx([0.95, 1.95]), pytest.approx([2.9, 3.9]), [5.0, 6.0]]

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.adam import decay
 from experiments.randomness import generators
 from experiments.targets import Mixture
 from experiments.vae import VAE, Params
 from experiments.vae.likelihood import training_loss
 from experiments.vae.network import Layer, Stack, Widths, forward, initialise, jacobian
-from experiments.vae.train import Schedule, learning_rate_factor, train
+from experiments.vae.train import Schedule, train
 
 F64 = torch.float64
 
@@ -46,7 +47,7 @@ def _reference(
     """The textbook loop: ``x (steps, N, D)``, ``noise (steps, N, L)``."""
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
     for step, (points, epsilon) in enumerate(zip(x, noise, strict=True)):
-        optimiser.param_groups[0]["lr"] = cell["learning_rate"] * learning_rate_factor(step, len(x))
+        optimiser.param_groups[0]["lr"] = cell["learning_rate"] * decay(step / len(x))
         mu, log_var = encoder(points).chunk(2, dim=1)
         decoded = decoder(mu + torch.exp(log_var / 2) * epsilon)
         data_term = ((points - decoded) ** 2).sum(dim=1).mean()

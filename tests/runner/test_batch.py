@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.batch import LONGEST, MULTIPLE, STACK, Batch, make_batches, makespan
+from runner.batch import LONGEST, MULTIPLE, STACK, Batch, at_once, estimate, make_batches, makespan
 from runner.grid import Resources
 from runner.planning import Plan, make_plan
 from runner.spec import load_sweep
@@ -151,3 +151,43 @@ def test_a_batch_has_its_grids_resources() -> None:
     batches = batches_of(plan_of({"size": [1], "rate": [1]}, {"size": [2], "rate": [1], "gpu": 0.5}))
     assert sorted(batch.resources.gpu for batch in batches) == [0, 0.5]
     assert {batch.resources.cpu for batch in batches} == {Resources().cpu}
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpus", "expected"),
+    [
+        (0, 1, 16),
+        (0.25, 0, 16),
+        (0.25, 1, 4),
+        (0.25, 2, 8),
+        (0.6, 2, 2),
+        (0.3, 1, 3),
+        (1, 3, 3),
+        (2, 5, 2),
+        (0.01, 1, 16),
+    ],
+)
+def test_batches_at_once_are_as_many_as_gpus_have_room_for(gpu: float, gpus: float, expected: int) -> None:
+    assert at_once(gpu, 16, gpus) == expected
+
+
+def test_stacks_on_a_gpu_are_large_and_memory_is_not_this_machine_s() -> None:
+    plan = plan_of({"size": [1], "rate": list(range(1, 26)), "gpu": 0.25}, seeds=400)
+    on_gpu = batches_of(plan, workers=16, memory_bytes=20_000, gpus=1)
+    assert {len(batch.cells) for batch in on_gpu[:-1]} <= {1024, 1280}
+    assert sum(len(batch.cells) for batch in on_gpu) == len(plan.todo) == 20_000
+    few = batches_of(plan_of({"size": [1], "rate": [1], "gpu": 0.25}, seeds=100), workers=16, gpus=1)
+    assert [len(batch.cells) for batch in few] == [200]
+    on_cpu = batches_of(plan, workers=16, memory_bytes=20_000, gpus=0)
+    assert max(len(batch.cells) for batch in on_cpu) <= 20
+    assert estimate(on_cpu, 16) > estimate(on_gpu, 16, gpus=1)
+
+
+def test_cells_with_and_without_a_gpu_are_balanced_apart() -> None:
+    plan = plan_of(
+        {"size": [1], "rate": list(range(1, 26)), "gpu": 1}, {"size": [2], "rate": list(range(1, 26))}, seeds=40
+    )
+    batches = batches_of(plan, workers=4, gpus=1)
+    pools = [[b for b in batches if b.resources.gpu == gpu] for gpu in (0, 1)]
+    assert waiting(pools[0], 4) <= 0.10
+    assert estimate(batches, 4, 1) == pytest.approx(max(makespan(pools[0], 4), makespan(pools[1], 1)))

@@ -99,14 +99,27 @@ def test_ray_tells_of_its_nodes_as_haste_asks_for_them(running_ray: None) -> Non
     assert services.get_node(here.gcs_address, here.get_node_id())["node_id"] == here.get_node_id()
 
 
-def test_each_batch_gets_the_device_it_asks_for(tune: TuneExecutor) -> None:
+def test_each_batch_gets_the_gpu_it_asks_for(running_ray: None, tmp_path: Path) -> None:
+    import torch
+
+    def seen(batch: Sequence[Any], device: str) -> Sequence[Any]:
+        (tmp_path / str(batch[0].seed)).write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {device}")
+        return fakes.TOY.run_batch(batch, device)
+
     cells = suite.cells(4)
     asked = [
         *suite.batches(cells[:2], 1, resources=Resources(cpu=1, gpu=0.5)),
         *suite.batches(cells[2:], 1, resources=Resources(cpu=2)),
     ]
-    devices = {r.table["seed"][0].as_py(): r.table["device"][0].as_py() for r in tune.run(asked)}
-    assert devices == {0: "cuda", 1: "cuda", 2: "cpu", 3: "cpu"}
+    with TuneExecutor({"toy": replace(fakes.TOY, run_batch=seen)}, suite.CONTEXT) as executor:
+        assert executor.gpus == 1
+        devices = {r.table["seed"][0].as_py(): r.table["device"][0].as_py() for r in executor.run(asked)}
+    # Ray gives one away where torch cannot use it: the CPU then does the work.
+    used = "cuda" if torch.cuda.is_available() else "cpu"
+    assert devices == {0: used, 1: used, 2: "cpu", 3: "cpu"}
+    given = {int(told.name): told.read_text() for told in tmp_path.iterdir()}
+    assert given[0] == given[1] == f"0 {used}"
+    assert not any(given[k].startswith("0") for k in (2, 3))
 
 
 def test_a_batch_that_fits_nowhere_is_refused(tune: TuneExecutor) -> None:
