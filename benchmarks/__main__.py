@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.commands import ROOT
 from benchmarks.figures import DOCUMENT, FOLDER, Figure, page, renewed, save
-from benchmarks.sections import batch_size, fits, growth, mlflow, startup, vae
+from benchmarks.sections import batch_size, fits, gpu, growth, mlflow, startup, vae
 
 SECTIONS = {
     "fits": fits,
@@ -23,6 +23,7 @@ SECTIONS = {
     "startup": startup,
     "growth": growth,
     "batch_size": batch_size,
+    "gpu": gpu,
 }
 
 
@@ -37,12 +38,16 @@ def main() -> None:
     if unknown:
         parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     console = Console()
+    options.out.mkdir(parents=True, exist_ok=True)
     _as_installed()
     for name in options.section or SECTIONS:
         section, started = SECTIONS[name], time.perf_counter()
         # A short path: Ray's sockets lie below the temporary folder.
         with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp", ignore_cleanup_errors=True) as folder:
             figures = section.run(Path(folder), options.quick)
+        if not figures:
+            console.print(f"{name}: nothing to measure here; what is kept stays\n")
+            continue
         save(name, section.__doc__ or "", figures, options.quick, options.out)
         console.print(table(name, figures))
         console.print(f"{time.perf_counter() - started:.0f} s\n", style="dim")

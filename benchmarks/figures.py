@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -67,12 +68,20 @@ def save(section: str, title: str, figures: Sequence[Figure], quick: bool, folde
         "title": " ".join(title.split()),
         "quick": quick,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, Linux",
+        "machine": ", ".join([f"{len(os.sched_getaffinity(0))} cores", *_gpus(), platform.machine(), "Linux"]),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
         "figures": [asdict(figure) for figure in figures],
     }
     (folder / f"{section}.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _gpus() -> list[str]:
+    """Their names, where torch has been loaded and can use any."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
 
 
 def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
@@ -94,11 +103,11 @@ def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
 
 
 def markdown(figures: Sequence[Figure]) -> list[str]:
-    """The lines of a table: a row for each figure, or for figures by size of a stack one for each size."""
-    if figures and all(figure.stack is not None for figure in figures):
-        return _by_stack(figures)
-    rows = [f"| {figure.title} | {figure.text} | {figure.verdict} |" for figure in figures]
-    return ["| | measured | bar |", "|---|---:|---|", *rows]
+    """The lines of tables: of figures by size of a stack a row for each size, of the others one for each."""
+    stacks, others = ([f for f in figures if (f.stack is None) == other] for other in (False, True))
+    rows = [f"| {figure.title} | {figure.text} | {figure.verdict} |" for figure in others]
+    table = ["| | measured | bar |", "|---|---:|---|", *rows] if others else []
+    return [*_by_stack(stacks), *([""] if stacks and others else []), *table] if stacks else table
 
 
 def renewed(document: str, folder: Path = FOLDER) -> str:

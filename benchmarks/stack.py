@@ -1,4 +1,7 @@
-"""Seconds per cell of one stack on one core: `python -m benchmarks.stack bimodal|ring8_easy|vae SIZE`."""
+"""Seconds per cell of one stack: `python -m benchmarks.stack bimodal|ring8_easy|vae SIZE [cuda [launched]]`.
+
+On one core, or on a GPU, whose steps are replayed unless they are to be launched one by one.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import time
 import torch
 
 import runner
+from experiments import replay
 from experiments.catalogue import CATALOGUE
 
 SWEEP = """
@@ -21,8 +25,10 @@ FIXED = {"kl_fit": "divergence: reverse_kl", "vae": "latent_dim: 2, steps: 200"}
 
 
 def main() -> None:
-    """The best of three, after a first one that warms up."""
-    case, size = sys.argv[1], int(sys.argv[2])
+    """The best of three, the first of which warms up."""
+    case, size, device = sys.argv[1], int(sys.argv[2]), (*sys.argv[3:], "cpu")[0]
+    if "launched" in sys.argv:
+        replay.WARM = sys.maxsize
     torch.set_num_threads(1)
     experiment, target = ("vae", "ring8_easy") if case == "vae" else ("kl_fit", case)
     text = SWEEP.format(experiment=experiment, target=target, fixed=FIXED[experiment], size=size)
@@ -31,7 +37,7 @@ def main() -> None:
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
-        run(cells, "cpu")
+        run(cells, device)
         seconds.append(time.perf_counter() - started)
     print(min(seconds) / size)
 

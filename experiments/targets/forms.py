@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.targets.analytic import Array
+from experiments.targets.kept import column
 from experiments.targets.monotone import Monotone, Table, from_normal, panels
 
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -273,8 +274,7 @@ class StudentTProducts:
 
 
 def _column(values: tuple[float, ...], like: Array, lib: Any) -> Array:
-    column = np.array(values)[:, None]
-    return column if lib is np else lib.as_tensor(column, dtype=like.dtype, device=like.device)
+    return np.array(values)[:, None] if lib is np else column(values, lib, like.dtype, like.device)
 
 
 def _special(lib: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from experiments.targets.kept import tensors
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
 
@@ -28,7 +29,8 @@ class Monotone:
 
     def __call__(self, z: Any, lib: Any) -> Any:
         """Of ``z``, an array of numpy or a tensor, in double precision within; constant beyond the table."""
-        at, to, left, right = self._parts if lib is np else _on(self, str(z.device), lib)
+        parts = (self.z, self.x, self.left, self.right)
+        at, to, left, right = parts if lib is np else tensors(self, ("z", "x", "left", "right"), lib, z.device)
         wide = z.astype(float) if lib is np else z.double().contiguous()
         piece = lib.clip(lib.searchsorted(at, wide) - 1, 0, len(self.z) - 2)
         width = at[piece + 1] - at[piece]
@@ -37,17 +39,6 @@ class Monotone:
         a, b = left[piece] * width - rise, rise - right[piece] * width
         x = to[piece] + t * rise + t * (1 - t) * ((1 - t) * a + t * b)
         return x if lib is np else x.to(z.dtype)
-
-    @property
-    def _parts(self) -> tuple[np.ndarray, ...]:
-        return self.z, self.x, self.left, self.right
-
-
-@lru_cache(maxsize=64)
-def _on(map: Monotone, device: str, torch: Any) -> tuple[Any, ...]:
-    """A map's parts as tensors; kept on the device, where a copy at each step would make the host wait for it."""
-    with torch.inference_mode(False):  # they serve autograd too
-        return tuple(torch.as_tensor(part, device=device) for part in map._parts)
 
 
 @dataclass(frozen=True, eq=False)

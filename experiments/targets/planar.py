@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.targets.analytic import Array
+from experiments.targets.kept import tensors
 from experiments.targets.monotone import Monotone, Table, from_normal, from_radius, panels
 
 ROUND = 12  # decimals of what quadrature gives, so that it is the same on every processor
@@ -279,7 +280,7 @@ class _Conditional:
         wide = [part.astype(float) if lib is np else part.double() for part in (r, z)]
         i, across = _cubic((wide[0] - self.first) / self.step, self.values.shape[0], lib)
         j, along = _cubic((wide[1] - self.first_z) / self.step_z, self.values.shape[1], lib)
-        table = self.values if lib is np else lib.as_tensor(self.values, device=r.device)
+        table = self.values if lib is np else tensors(self, ("values",), lib, r.device)[0]
         found = sum(a * b * table[i + m, j + n] for m, a in enumerate(across) for n, b in enumerate(along))
         return found if lib is np else found.to(r.dtype)
 

@@ -97,6 +97,27 @@ def test_running_out_of_memory_halves_the_stack_until_it_fits() -> None:
     assert table["coverage"].equals(worker.run(TOY, batch, CONTEXT)["coverage"])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_that_runs_out_of_memory_gets_smaller_stacks() -> None:
+    tried = []
+
+    def large(stack: Sequence[Any], device: str) -> list[Outcome]:
+        tried.append(len(stack))
+        torch.ones(len(stack) << 26, dtype=torch.uint8, device=device).sum().item()  # 64 MB for each cell
+        return fakes.run_batch(stack, "cpu")
+
+    (batch,) = batches(cells(16), 16)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(400e6 / torch.cuda.mem_get_info()[1])
+    try:
+        table = worker.run(replace(TOY, run_batch=large), batch, CONTEXT, "cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert set(table["device"].to_pylist()) == {"cuda"}
+    assert tried == [16, 8, 4, 4, 8, 4, 4]
+
+
 @pytest.mark.parametrize(("free", "sizes"), [(10**9, [16]), (6250, [5, 5, 5, 1]), (1, [1] * 16)])
 def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, sizes: list[int]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
