@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks.commands import ROOT
 from benchmarks.figures import DOCUMENT, FOLDER, Figure, page, renewed, save
-from benchmarks.sections import batch_size, fits, gpu, growth, mlflow, startup, vae
+from benchmarks.sections import batch_size, fits, gpu, gpu_sweep, growth, mlflow, startup, vae
 
 SECTIONS = {
     "fits": fits,
@@ -24,6 +24,7 @@ SECTIONS = {
     "growth": growth,
     "batch_size": batch_size,
     "gpu": gpu,
+    "gpu_sweep": gpu_sweep,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,8 @@ def modesweep(*arguments: str, folder: Path) -> Usage:
     Raises:
         RuntimeError: it failed.
     """
-    usage = measure.run([*MODESWEEP, *arguments], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": str(ROOT)})
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    usage = measure.run([*MODESWEEP, *arguments], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": path})
     if usage.exit_code:
         raise RuntimeError(f"modesweep {' '.join(arguments)}: {usage.output}{usage.errors}")
     return usage

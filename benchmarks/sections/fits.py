@@ -57,7 +57,7 @@ def _beside_others(folder: Path, quick: bool) -> list[Figure]:
 def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     path = folder / f"fits{fits}.yaml"
     path.write_text(SWEEP.format(seeds=fits // 4).replace("name: fits", f"name: fits{fits}"))
-    usage = measure.run([*MODESWEEP, "run", str(path)], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": str(ROOT)})
+    usage = modesweep("run", path.name, folder=folder)
     cores = len(os.sched_getaffinity(0))
     bare, alone = (
         float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], cwd=ROOT, env=HEAP).output)

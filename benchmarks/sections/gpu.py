@@ -1,19 +1,17 @@
 """How long one cell takes on a GPU in stacks of different sizes, training and evaluation, beside a core of the same
-machine; then a sweep of ten thousand fits there, and on all of that machine's cores. Without a GPU nothing is measured.
+machine. Without a GPU nothing is measured.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import torch
 
 from benchmarks import measure
-from benchmarks.commands import ROOT, modesweep, phases
+from benchmarks.commands import ROOT
 from benchmarks.figures import Figure
-from benchmarks.sections.fits import SWEEP
 
 CASES = {
     "bimodal": ("reverse KL on bimodal, 1000 steps", 512),
@@ -29,35 +27,19 @@ def run(folder: Path, quick: bool) -> list[Figure]:
         return []
     stacks, beside = [], []
     for case, (what, usual) in CASES.items():
-        for size in (32, 512) if quick else (32, 128, 512, 2048):
-            stacks.append(Figure(what, _milliseconds(case, size, "cuda"), "ms", stack=size))
+        sizes = (32, usual) if quick else (32, 64, 128, 512, 2048)
+        *on_gpu, launched, core = _milliseconds(case, *(f"{s}:gpu" for s in sizes), f"{usual}:launched", f"{usual}:cpu")
+        stacks += [Figure(what, each, "ms", stack=size) for size, each in zip(sizes, on_gpu, strict=True)]
         beside += [
-            Figure(f"{what}, stack of {usual}: a cell on a core", _milliseconds(case, usual, "cpu"), "ms"),
-            Figure("... on the GPU", _milliseconds(case, usual, "cuda"), "ms"),
-            Figure("... where kernels are launched one by one", _milliseconds(case, usual, "cuda", "launched"), "ms"),
+            Figure(f"{what}, stack of {usual} on a core: a cell", core, "ms"),
+            Figure("... on the GPU, its kernels launched one by one", launched, "ms"),
+            Figure("... replayed", on_gpu[sizes.index(usual)], "ms"),
         ]
-    return [*stacks, *beside, *_sweeps(folder, 1000 if quick else 10_000)]
+    return [*stacks, *beside]
 
 
-def _milliseconds(*arguments: object) -> float:
-    usage = measure.run([sys.executable, "-m", "benchmarks.stack", *map(str, arguments)], cwd=ROOT)
+def _milliseconds(case: str, *stacks: str) -> list[float]:
+    usage = measure.run([sys.executable, "-m", "benchmarks.stack", case, *stacks], cwd=ROOT)
     if usage.exit_code:
         raise RuntimeError(usage.errors)
-    return 1e3 * float(usage.output)
-
-
-def _sweeps(folder: Path, fits: int) -> list[Figure]:
-    figures = []
-    for name, where, resources in (
-        ("gpu", "each batch on a quarter of the GPU", "{cpu: 1, gpu: 0.25}"),
-        ("cpu", f"on {len(os.sched_getaffinity(0))} cores", "{cpu: 1}"),
-    ):
-        text = SWEEP.format(seeds=fits // 4).replace("name: fits", f"name: {name}")
-        (folder / f"{name}.yaml").write_text(text.replace("    fixed", f"    resources: {resources}\n    fixed"))
-        usage = modesweep("run", f"{name}.yaml", folder=folder)
-        figures += [
-            Figure(f"modesweep run, {fits:,} fits, {where}: from start to end", usage.wall, "s"),
-            Figure("... of which until the last cell", phases(folder, name)["cells"], "s"),
-            Figure("... CPU of all its processes", usage.cpu, "s"),
-        ]
-    return figures
+    return [1e3 * float(line) for line in usage.output.split()]

@@ -14,7 +14,7 @@ from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import LINE, NOISE_BLOCK, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
-from experiments.kl_fit.judge import judge
+from experiments.kl_fit.judge import DRAWS, judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
@@ -78,7 +78,7 @@ def _judged_size(cell: Cell, device: str) -> int:
     """How many cells are judged at once: a multiple of ``STACK``."""
     if device == "cpu" or cell.params.family == "flow":
         return STACK
-    fitting = JUDGED_BYTES // (8 * CHUNK[device] * _components(cell))
+    fitting = JUDGED_BYTES // (8 * max(CHUNK[device] * _components(cell), DRAWS * cell.target.dim))
     return max(STACK, min(JUDGED_ON_GPU, fitting // STACK * STACK))
 
 
