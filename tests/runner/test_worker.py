@@ -103,12 +103,12 @@ def test_a_gpu_that_runs_out_of_memory_gets_smaller_stacks() -> None:
 
     def large(stack: Sequence[Any], device: str) -> list[Outcome]:
         tried.append(len(stack))
-        torch.ones(len(stack) << 26, dtype=torch.uint8, device=device).sum().item()  # 64 MB for each cell
+        torch.empty(len(stack) << 28, dtype=torch.uint8, device=device)  # 256 MB for each cell
         return fakes.run_batch(stack, "cpu")
 
     (batch,) = batches(cells(16), 16)
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(400e6 / torch.cuda.mem_get_info()[1])
+    torch.cuda.set_per_process_memory_fraction(1.5e9 / torch.cuda.mem_get_info()[1])
     try:
         table = worker.run(replace(TOY, run_batch=large), batch, CONTEXT, "cuda")
     finally:
