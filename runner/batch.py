@@ -17,10 +17,9 @@ __all__ = ["Batch", "Resources", "at_once", "estimate", "make_batches", "makespa
 
 MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
-# A GPU launches the same for any number of cells, so a stack there is worth while from
-MULTIPLE_ON_GPU = 256
-STACK_ON_GPU = 2048
-GPU_SPEED = 20  # in cores: roughly, of an H100 and fits in two dimensions
+MULTIPLE_ON_GPU = 256  # a GPU is given as many kernels for 16 cells as for 256, and takes hardly longer for these
+STACK_ON_GPU = 2048  # as STACK; there the worker looks how many have room
+GPU_SPEED = 20  # in cores: roughly that of an H100 for fits in two dimensions
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
 # Estimates are rough: with some batches for each worker, who is early takes more of them.
@@ -44,9 +43,9 @@ _Key = tuple[str, Resources, Hashable]
 
 @dataclass(frozen=True)
 class _Stackable:
-    """Cells that share a batch key and resources; ``limit`` of them fit in memory.
+    """Cells that share a batch key and resources, to be cut into multiples of ``multiple``.
 
-    Cut into multiples of ``multiple``, at most ``stack``.
+    ``limit`` of them fit in memory, and more than ``stack`` gain nothing.
     """
 
     experiment: str
@@ -121,7 +120,7 @@ def makespan(batches: Sequence[Batch], workers: int) -> float:
 
 
 def estimate(batches: Sequence[Batch], workers: int, gpus: float = 0.0) -> float:
-    """Estimated seconds of all batches: those that share GPUs in an unlike number do not wait for each other."""
+    """Estimated seconds of all batches, where those that ask for unlike parts of a GPU were not in each other's way."""
     pools: dict[float, list[Batch]] = {}
     for batch in batches:
         pools.setdefault(batch.resources.gpu if gpus else 0.0, []).append(batch)

@@ -70,10 +70,10 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def gpus() -> int:
+def gpus(devices: Path = Path("/dev")) -> int:
     """NVIDIA GPUs of this machine that its processes may use, as files tell it: at once, and nearly always rightly."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+    there = sum(path.name[6:].isdigit() for path in devices.glob("nvidia*"))
     return there if visible is None else min(there, sum(name.strip() not in ("", "-1") for name in visible.split(",")))
 
 

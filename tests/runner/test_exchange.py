@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -76,6 +77,18 @@ def test_trials_that_end_with_cells_left_are_an_error() -> None:
     with pytest.raises(ExecutorError, match=r"^OSError: no space left\n.*5 cells have no result") as caught:
         list(results(work, 5, trials, list, lambda batch, reason: None))
     assert "same command" in str(caught.value)
+
+
+@pytest.mark.parametrize(("visible", "expected"), [(None, 2), ("0", 1), ("0,1,2", 2), ("", 0), ("-1", 0)])
+def test_gpus_are_counted_by_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: int
+) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert setup.gpus(tmp_path) == expected
 
 
 def test_gpus_are_optional() -> None:
