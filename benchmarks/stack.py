@@ -25,7 +25,7 @@ FIXED = {"kl_fit": "divergence: reverse_kl", "vae": "latent_dim: 2, steps: 200"}
 
 
 def main() -> None:
-    """A line for each size: the best of two, after a small stack to warm up."""
+    """A line for each size: the best of three, after a small stack to warm up."""
     torch.set_num_threads(1)
     warm = replay.WARM
     for wanted in sys.argv[2:]:
@@ -42,7 +42,7 @@ def seconds_per_cell(case: str, size: int, device: str) -> float:
     run = CATALOGUE.experiments[experiment].run_batch
     run(cells[:16], device)
     seconds = []
-    for _ in range(2):
+    for _ in range(3):
         started = time.perf_counter()
         run(cells, device)
         seconds.append(time.perf_counter() - started)
