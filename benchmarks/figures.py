@@ -104,10 +104,10 @@ def page(sections: Sequence[str], folder: Path = FOLDER) -> str:
 
 def markdown(figures: Sequence[Figure]) -> list[str]:
     """The lines of tables: of figures by size of a stack a row for each size, of the others one for each."""
-    stacks, others = ([f for f in figures if (f.stack is None) == other] for other in (False, True))
-    rows = [f"| {figure.title} | {figure.text} | {figure.verdict} |" for figure in others]
-    table = ["| | measured | bar |", "|---|---:|---|", *rows] if others else []
-    return [*_by_stack(stacks), *([""] if stacks and others else []), *table] if stacks else table
+    stacks = [figure for figure in figures if figure.stack is not None]
+    others = [figure for figure in figures if figure.stack is None]
+    between = [""] if stacks and others else []
+    return [*(_by_stack(stacks) if stacks else []), *between, *(_one_by_one(others) if others else [])]
 
 
 def renewed(document: str, folder: Path = FOLDER) -> str:
@@ -118,6 +118,11 @@ def renewed(document: str, folder: Path = FOLDER) -> str:
         return mark[1] + "\n".join(markdown(figures)) + "\n" + mark[3]
 
     return MARKED.sub(table, document)
+
+
+def _one_by_one(figures: Sequence[Figure]) -> list[str]:
+    rows = [f"| {figure.title} | {figure.text} | {figure.verdict} |" for figure in figures]
+    return ["| | measured | bar |", "|---|---:|---|", *rows]
 
 
 def _by_stack(figures: Sequence[Figure]) -> list[str]:

@@ -40,7 +40,7 @@ class Adam:
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
-        return _where_needed(map(self._move, range(steps), [steps] * steps), self.parameters[0])
+        return _beside(self.parameters[0], (self._move(step, steps) for step in range(steps)))
 
     def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
         """One step; cells where ``active`` ``(K,)`` is False stay put."""
@@ -52,7 +52,7 @@ class Adam:
             second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
             change = first / second.sqrt().add_(eps).div_(learning_rate)
             change = _where(active, change)
-            if isinstance(scale, Tensor):
+            if isinstance(scale, Tensor):  # alpha would have to come to the host
                 parameter.addcmul_(change, scale, value=-1.0)
             else:
                 parameter.sub_(change, alpha=scale)
@@ -77,7 +77,7 @@ class SGD:
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
-        return _where_needed(((decay(step / steps), 0.0) for step in range(steps)), self.parameters[0])
+        return _beside(self.parameters[0], ((decay(step / steps), 0.0) for step in range(steps)))
 
     def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
         """One step; cells where ``active`` ``(K,)`` is False stay put."""
@@ -91,11 +91,11 @@ def decay(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
 
 
-def _where_needed(moves: Iterator[tuple[float, float]], like: Tensor) -> Iterator[Move]:
-    """On a GPU as tensors, all brought there at once: a captured step can then be replayed with each."""
-    if like.device.type == "cpu":
+def _beside(parameter: Tensor, moves: Iterator[tuple[float, float]]) -> Iterator[Move]:
+    """For parameters on a GPU as tensors, all brought there at once: a captured step can be replayed with each."""
+    if parameter.device.type == "cpu":
         return moves
-    table = torch.tensor(list(moves), dtype=like.dtype, device=like.device)
+    table = torch.tensor(list(moves), dtype=parameter.dtype, device=parameter.device)
     return (table[step] for step in range(len(table)))
 
 

@@ -21,7 +21,7 @@ FAR = 1e10  # whitened distance of padding: no point is near it, and its square 
 # the density below e^LEAST[dtype] of the largest is held at that, far below what the sum can resolve.
 LEAST = {torch.float32: -60.0, torch.float64: -600.0}
 
-# Samples of each cell for which all components' noise is held: as many as a cache holds, or as a GPU likes.
+# Samples of each cell for which all components' noise is held: what stays in cache, or keeps a GPU busy.
 DRAWN_AT_ONCE = {"cpu": 512, "cuda": 4096}
 
 

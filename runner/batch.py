@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from runner.canonical import digest
 from runner.experiment import Experiment
@@ -17,9 +18,6 @@ __all__ = ["Batch", "Resources", "at_once", "estimate", "make_batches", "makespa
 
 MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
-MULTIPLE_ON_GPU = 256  # a GPU is given as many kernels for 16 cells as for 256, and takes hardly longer for these
-STACK_ON_GPU = 2048  # as STACK; there the worker looks how many have room
-GPU_SPEED = 20  # in cores: roughly that of an H100 for fits in two dimensions
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
 # Estimates are rough: with some batches for each worker, who is early takes more of them.
@@ -42,19 +40,33 @@ _Key = tuple[str, Resources, Hashable]
 
 
 @dataclass(frozen=True)
-class _Stackable:
-    """Cells that share a batch key and resources, to be cut into multiples of ``multiple``.
+class _Place:
+    """What suits where batches run: multiples of so many cells, at most ``stack``; its speed in cores, roughly."""
 
-    ``limit`` of them fit in memory, and more than ``stack`` gain nothing.
-    """
+    multiple: int
+    stack: int
+    speed: float
+
+
+CORE = _Place(MULTIPLE, STACK, 1.0)
+# As many kernels are launched for 16 cells as for 256, which take hardly longer. The speed is that of an H100 for fits
+# in two dimensions.
+GPU = _Place(256, 2048, 20.0)
+
+
+@dataclass(frozen=True)
+class _Stackable:
+    """Cells that share a batch key and resources; ``limit`` of them fit in memory."""
 
     experiment: str
     resources: Resources
     cells: tuple[Cell, ...]
     limit: int
-    multiple: int
-    stack: int
+    place: _Place
     seconds_per_cell: float
+
+
+_Part = TypeVar("_Part", _Stackable, Batch)
 
 
 def make_batches(
@@ -85,9 +97,7 @@ def make_batches(
         size = max(1, cells_per_batch)
         cut = (_cut(group, itertools.repeat(min(size, group.limit))) for group in groups)
         return _longest_first(list(itertools.chain.from_iterable(cut)))
-    pools: dict[float, list[_Stackable]] = {}
-    for group in groups:
-        pools.setdefault(group.resources.gpu if gpus else 0.0, []).append(group)
+    pools = _by_gpu(groups, gpus)
     return _longest_first([b for gpu, pool in pools.items() for b in _balanced(pool, at_once(gpu, workers, gpus))])
 
 
@@ -121,10 +131,16 @@ def makespan(batches: Sequence[Batch], workers: int) -> float:
 
 def estimate(batches: Sequence[Batch], workers: int, gpus: float = 0.0) -> float:
     """Estimated seconds of all batches, where those that ask for unlike parts of a GPU were not in each other's way."""
-    pools: dict[float, list[Batch]] = {}
-    for batch in batches:
-        pools.setdefault(batch.resources.gpu if gpus else 0.0, []).append(batch)
-    return max((makespan(pool, at_once(gpu, workers, gpus)) for gpu, pool in pools.items()), default=0.0)
+    pools = _by_gpu(batches, gpus).items()
+    return max((makespan(pool, at_once(gpu, workers, gpus)) for gpu, pool in pools), default=0.0)
+
+
+def _by_gpu(parts: Iterable[_Part], gpus: float) -> dict[float, list[_Part]]:
+    """What asks for the same part of a GPU, or for none; where there are no GPUs all are alike."""
+    pools: dict[float, list[_Part]] = {}
+    for part in parts:
+        pools.setdefault(part.resources.gpu if gpus else 0.0, []).append(part)
+    return pools
 
 
 def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int, gpus: bool) -> list[_Stackable]:
@@ -143,16 +159,15 @@ def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: 
             seconds[key] = seconds.get(key, 0.0) + cost
     found = []
     for key, cells in groups.items():
-        on_gpu = gpus and key[1].gpu > 0
+        place = GPU if gpus and key[1].gpu else CORE
         found.append(
             _Stackable(
                 experiment=key[0],
                 resources=key[1],
                 cells=tuple(cells),
-                limit=len(cells) if on_gpu else max(1, memory_bytes // largest[key]),
-                multiple=MULTIPLE_ON_GPU if on_gpu else MULTIPLE,
-                stack=STACK_ON_GPU if on_gpu else STACK,
-                seconds_per_cell=seconds[key] / len(cells) / (GPU_SPEED if on_gpu else 1),
+                limit=len(cells) if place is GPU else max(1, memory_bytes // largest[key]),
+                place=place,
+                seconds_per_cell=seconds[key] / len(cells) / place.speed,
             )
         )
     return found
@@ -160,12 +175,12 @@ def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: 
 
 def _cut_even(group: _Stackable, seconds: float) -> list[Batch]:
     """Batches as equal as multiples can be: so many that each takes about ``seconds``, or more."""
-    multiple = group.multiple
+    multiple = group.place.multiple
     if group.limit < multiple:
         return _cut(group, itertools.repeat(group.limit))
     units = math.ceil(len(group.cells) / multiple)
     unit_seconds = max(multiple * group.seconds_per_cell, 1e-9)
-    largest = max(1, int(min(group.limit / multiple, group.stack / multiple, LONGEST / unit_seconds)))
+    largest = max(1, int(min(group.limit / multiple, group.place.stack / multiple, LONGEST / unit_seconds)))
     wanted = math.ceil(units * unit_seconds / seconds - 1e-6) if seconds > 0 else 1
     count = min(units, max(wanted, math.ceil(units / largest)))
     size, larger = divmod(units, count)

@@ -142,7 +142,7 @@ def plan(
         cell=cell,
     )
     planned = api.plan(api.load_sweep(sweep, set_ or (), seeds), options)
-    count = 1 if executor is ExecutorName.inline else workers or os.cpu_count() or 1
+    count = 1 if executor is ExecutorName.inline else workers or setup.cores()
     gpus = setup.gpus()
     batches = api.batches(planned, options, count, gpus)
     if json_:

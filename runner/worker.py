@@ -62,9 +62,9 @@ def run(experiment: Experiment, batch: Batch, context: Context, device: str = "c
     return _table(experiment, batch, context, outcomes, seconds, device, f"{platform.node()}:{os.getpid()}")
 
 
-def device(wants_gpu: bool) -> str:
+def usable_device(given_gpu: bool) -> str:
     """``cuda`` for a batch that has been given a GPU, where this torch can use one; else ``cpu`` does the work."""
-    if not wants_gpu:
+    if not given_gpu:
         return "cpu"
     import torch
 

@@ -64,14 +64,15 @@ def slice_size(cell: Cell, device: str = "cpu") -> int:
     """How many cells train at once, so that a step's tensors stay in a core's cache, or all is well within a GPU."""
     params, target = cell.params, cell.target
     item = 4 if params.dtype == "float32" else 8
-    multiple, most = _multiple(cell), 512
-    fitting = SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell))
-    if params.family == "flow":
-        most, fitting = STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim))
+    multiple = _multiple(cell)
     if device == "cuda":
         noise = 4 * item * NOISE_BLOCK[device]  # normal and uniform, the next block's beside the last one's
-        most = fitting = SLICE_ON_GPU // (bytes_per_cell(params, target) + noise)
-    return max(multiple, min(most, fitting) // multiple * multiple)
+        size = SLICE_ON_GPU // (bytes_per_cell(params, target) + noise)
+    elif params.family == "flow":
+        size = min(STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim)))
+    else:
+        size = min(512, SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell)))
+    return max(multiple, size // multiple * multiple)
 
 
 def _judged_size(cell: Cell, device: str) -> int:

@@ -82,7 +82,7 @@ def fit(
         steps_done.add_(active)
         return loss
 
-    advance_only = replayed(partial(advance, whole=False), theta.device)
+    replay = replayed(partial(advance, whole=False), theta.device)
     column = 0
     # Where autograd has no part, torch need not be ready for it: an eighth of the time of a small stack's step.
     with torch.inference_mode(divergence.is_written_out(target, family)):
@@ -93,7 +93,7 @@ def fit(
                 curve[column] = loss
                 column = min(column + 1, len(kept) - 1)
             else:
-                advance_only(*noise, move)
+                replay(*noise, move)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
 
 

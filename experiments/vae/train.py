@@ -86,10 +86,10 @@ def train(
         optimiser.step([gradient.flat], move)
         return squared_error, kl
 
-    step = replayed(advance, flat.device)
+    replay = replayed(advance, flat.device)
     minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), optimiser.moves(steps), strict=False)
-    for at, minibatch in zip(range(steps), minibatches, strict=False):
-        trace.squared_error[at], trace.kl[at] = step(*minibatch)
+    for step, minibatch in zip(range(steps), minibatches, strict=False):
+        trace.squared_error[step], trace.kl[step] = replay(*minibatch)
     trace.squared_error.div_(batch_size)
     return trace
 

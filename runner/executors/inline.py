@@ -29,7 +29,7 @@ class InlineExecutor:
     @property
     def gpus(self) -> float:
         """The one that torch uses, if it can use any."""
-        return 1.0 if worker.device(wants_gpu=True) == "cuda" else 0.0
+        return 1.0 if worker.usable_device(given_gpu=True) == "cuda" else 0.0
 
     def start(self) -> None:
         """Nothing needs to start."""
@@ -38,8 +38,8 @@ class InlineExecutor:
         """Run the batches in order; each result is yielded before the next batch begins."""
         for batch in batches:
             started = time.perf_counter()
-            experiment, device = self.experiments[batch.experiment], worker.device(batch.resources.gpu > 0)
-            table = worker.run(experiment, batch, self.context, device)
+            device = worker.usable_device(given_gpu=batch.resources.gpu > 0)
+            table = worker.run(self.experiments[batch.experiment], batch, self.context, device)
             yield BatchResult(batch, table, time.perf_counter() - started)
 
     def close(self) -> None:

@@ -185,7 +185,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     try:
         if payload is not None:
             experiment, batch, context = cloudpickle.loads(payload)
-            device = worker.device(wants_gpu=bool(ray.get_gpu_ids()))
+            device = worker.usable_device(given_gpu=bool(ray.get_gpu_ids()))
             table = to_stream(worker.run(experiment, batch, context, device))
     except Exception as error:
         problem = worker.describe(error)
