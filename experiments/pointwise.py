@@ -24,8 +24,8 @@ def log_part(u: Tensor, part: Tensor) -> Tensor:
 def forward_kl(u: Tensor) -> Tensor:
     r""":math:`g(u) = \sigma(u) u - \sigma(u) + \sigma(-u)`, with :math:`\int (p + q) g(u) = KL(P \| Q)`.
 
-    The last two terms integrate to zero and make every point's share 0 or more. Not used in training, where the
-    sampled log-ratio alone has less to do.
+    The last two terms integrate to zero and make every point's share 0 or more: it tells what a point costs. Training
+    and metrics average the log-ratio over draws of P alone.
     """
     p, q = u.sigmoid(), (-u).sigmoid()
     return p * u - p + q

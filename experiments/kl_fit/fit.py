@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments import randomness
-from experiments.adam import SGD, Adam, Move
+from experiments.adam import SGD, Adam, Move, decay
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
 from experiments.replay import replayed
@@ -68,32 +68,36 @@ def fit(
     curve = theta.new_zeros(len(kept), len(theta))
     draws = _draws(family.noise_dim, samples, steps, seeds, theta, divergence.samples_target, df)
 
-    def advance(normal: Tensor, uniform: Tensor | None, gamma: Tensor | None, move: Move, whole: bool) -> Tensor | None:
+    def advance(
+        normal: Tensor, uniform: Tensor | None, gamma: Tensor | None, move: Move, whole: bool, capped: bool
+    ) -> Tensor | None:
         noise = Noise(normal, samples, uniform, gamma)
         loss, gradient = divergence.loss_and_gradient(target, family, theta, noise, whole=whole)
         size = torch.linalg.vector_norm(gradient, math.inf, dim=1)
         active.logical_and_((size if loss is None else size + loss.abs()) < math.inf)
-        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-        # A fit that starts narrow meets gradients thousands of times those near its optimum, and Adam, which
-        # remembers squares for a thousand steps, would then hardly move: forward KL from one mode of grid25 ended
-        # at 27 nats, not 4.85. So none is longer than 1.
-        gradient.div_(norm.clamp_(min=1.0))
+        if capped:
+            gradient.div_(torch.linalg.vector_norm(gradient, dim=1, keepdim=True).clamp_(min=1.0))
         descent.step([gradient], move, active)
         steps_done.add_(active)
         return loss
 
-    replay = replayed(partial(advance, whole=False), theta.device)
+    # A fit that starts narrow meets gradients thousands of times those near its optimum, and Adam, which remembers
+    # squares for a thousand steps, would then hardly move: forward KL from one mode of grid25 ended at 27 nats, not
+    # 4.85. So none is longer than 1 while the learning rate is whole. Afterwards any may be: cut to 1, draws of a
+    # skewed gradient have another mean, and fits would come to rest beside the optimum.
+    replay = {capped: replayed(partial(advance, whole=False, capped=capped), theta.device) for capped in (True, False)}
     column = 0
     # Where autograd has no part, torch need not be ready for it: an eighth of the time of a small stack's step.
     with torch.inference_mode(divergence.is_written_out(target, family)):
         for step, (noise, move) in enumerate(zip(draws, descent.moves(steps), strict=True)):
+            capped = decay(step / steps) == 1
             if step == kept[column]:
-                loss = advance(*noise, move, whole=True)
+                loss = advance(*noise, move, whole=True, capped=capped)
                 assert loss is not None
                 curve[column] = loss
                 column = min(column + 1, len(kept) - 1)
             else:
-                replay(*noise, move)
+                replay[capped](*noise, move)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
 
 

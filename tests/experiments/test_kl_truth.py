@@ -30,6 +30,11 @@ def random_mixture(seed: int, dim: int, modes: int) -> Mixture:
     return Mixture(f"random{seed}", rng.dirichlet(np.full(modes, 4.0)), means, factors @ factors.transpose(0, 2, 1))
 
 
+def mixture_on_a_line(weights: Sequence[float], means: Sequence[float]) -> Mixture:
+    """Of unit Gaussians."""
+    return Mixture("on a line", np.array(weights), np.array(means)[:, None], np.ones((len(means), 1, 1)))
+
+
 def fitted(target: Mixture, seeds: Sequence[int] = (0,), **params: Any) -> list[Outcome]:
     """Fits of one target, stacked; every one must have ended well."""
     chosen = Params(target=target.name, **params)
@@ -277,3 +282,23 @@ def test_forward_kl_arrives_from_anywhere(name: str, value: float | None, init: 
     assert outcome.covariance == pytest.approx(target.covariance, rel=0.05, abs=0.05 * target.covariance.max())
     if value:
         assert outcome.metrics["forward_kl"] == pytest.approx(value, abs=0.01 + 4 * outcome.metrics["forward_kl_se"])
+
+
+@pytest.mark.parametrize(
+    ("target", "samples", "divergence"),
+    [
+        (mixture_on_a_line([0.999, 0.001], [0.0, 50.0]), 256, "forward_kl"),
+        (named.target("unimodal"), 1, "forward_kl"),
+        (named.target("unimodal"), 1, "reverse_kl"),
+    ],
+    ids=["a light mode far away", "one draw a step, of P", "one draw a step, of Q"],
+)
+def test_noise_of_skewed_gradients_does_not_move_the_optimum(target: Mixture, samples: int, divergence: str) -> None:
+    """A step's gradient is skewed where few of its draws matter; fits must come to rest at the exact width."""
+    outcomes = fitted(target, range(16), divergence=divergence, samples=samples, steps=2000)
+    away = target.means[:, 0] - target.weights @ target.means[:, 0]
+    exact = math.sqrt(target.weights @ (target.covariances[:, 0, 0] + away**2))
+    widths = np.sqrt([outcome.covariance[0, 0] for outcome in outcomes])
+    error = widths.std(ddof=1) / math.sqrt(len(widths))
+    assert error < 0.02 * exact
+    assert abs(widths.mean() - exact) < 4 * error
