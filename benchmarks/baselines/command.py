@@ -14,7 +14,11 @@ from benchmarks import measure
 Row = Mapping[str, object]
 
 
-def main(about: str | None, run: Callable[[argparse.Namespace], Sequence[Row]], *, reuse_actors: bool = False) -> None:
+def main(
+    about: str | None,
+    run: Callable[[argparse.Namespace], Sequence[Row]],
+    switches: Mapping[str, str] | None = None,
+) -> None:
     """Run the fits that the command line asks for, and print what they cost: one line of JSON.
 
     ``wall`` and ``cpu`` are seconds of the whole program, imports and the end of its daemons included;
@@ -23,9 +27,9 @@ def main(about: str | None, run: Callable[[argparse.Namespace], Sequence[Row]], 
     Args:
         about: the help text.
         run: gives a row per fit, each with ``began``, in seconds since the epoch.
-        reuse_actors: whether there is such an option.
+        switches: further options that are on or off, with their help.
     """
-    options = parse(about, reuse_actors)
+    options = parse(about, switches or {})
     if measure.MARK in os.environ:
         results = run(options)
         if options.out:
@@ -47,14 +51,14 @@ def main(about: str | None, run: Callable[[argparse.Namespace], Sequence[Row]], 
     print(json.dumps({name: round(value, 2) for name, value in line.items()}))
 
 
-def parse(about: str | None, reuse_actors: bool) -> argparse.Namespace:
+def parse(about: str | None, switches: Mapping[str, str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=positive, default=8, help="how many fits of the grid to run [8]")
     parser.add_argument("--kind", choices=("kl", "vae"), default="kl", help="what to fit [kl]")
     parser.add_argument("--workers", type=positive, default=os.cpu_count(), help="processes, where there are any")
     parser.add_argument("--out", type=Path, help="write the results to this parquet file")
-    if reuse_actors:
-        parser.add_argument("--reuse-actors", action="store_true", help="keep the workers between trials")
+    for name, about_it in switches.items():
+        parser.add_argument(name, action="store_true", help=about_it)
     return parser.parse_args()
 
 

@@ -1,9 +1,10 @@
 """One Ray Tune trial per fit, logged to MLflow: `python -m benchmarks.baselines.ray_tune --fits 8 --kind kl`.
 
-Tune's default settings and Ray's own MLflowLoggerCallback on a sqlite store, with one report at the end of
-each fit (a further one would cost a round trip per metric). The dashboard is off, and ``--reuse-actors``
-keeps the worker processes between trials: both in its favour. All that it writes, but for ``--out``, lies
-in a temporary folder, and Ray listens on the loopback interface alone.
+Tune's default settings and Ray's own MLflowLoggerCallback on a sqlite store. The dashboard is off, and
+``--reuse-actors`` keeps the worker processes between trials: both in its favour. So is a single report at the
+end of each fit, after which MLflow shows no curve: with ``--curve`` the loss is reported as often as
+modesweep's runs show it, and each report costs MLflow a transaction for each of Tune's own numbers too. All
+that it writes, but for ``--out``, lies in a temporary folder, and Ray listens on the loopback interface alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def train(config: dict[str, Any]) -> None:
 
     from benchmarks.baselines.plain_torch import fit
 
-    tune.report(fit(config["kind"], config["fit"]))
+    tune.report(fit(config["kind"], config["fit"], tune.report if config["curve"] else None))
 
 
 def tune_fits(options: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
@@ -50,7 +51,11 @@ def tune_fits(options: argparse.Namespace, folder: Path) -> list[dict[str, objec
     try:
         trials = tune.Tuner(
             train,
-            param_space={"kind": options.kind, "fit": tune.grid_search(GRIDS[options.kind](options.fits))},
+            param_space={
+                "kind": options.kind,
+                "curve": options.curve,
+                "fit": tune.grid_search(GRIDS[options.kind](options.fits)),
+            },
             tune_config=tune.TuneConfig(reuse_actors=options.reuse_actors),
             run_config=tune.RunConfig(name="fits", storage_path=str(folder / "results"), callbacks=[mlflow], verbose=0),
         ).fit()
@@ -76,4 +81,11 @@ def run(options: argparse.Namespace) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    main(__doc__, run, reuse_actors=True)
+    main(
+        __doc__,
+        run,
+        switches={
+            "--reuse-actors": "keep the workers between trials",
+            "--curve": "report the loss while it falls, for MLflow to show",
+        },
+    )

@@ -36,20 +36,29 @@ def _beside_others(folder: Path, quick: bool) -> list[Figure]:
     (folder / "fits.yaml").write_text(SWEEP.format(seeds=250))
     usage = modesweep("run", "fits.yaml", folder=folder)
     own = usage.wall / 1000
-    small = quick
-    default = each("ray_tune", (4, 8) if small else (4, 20), "kl")
-    reused = each("ray_tune", (4, 12) if small else (8, 40), "kl", "--reuse-actors")
-    pool = each("pool", (4, 12) if small else (8, 72), "kl")
-    return [
+    figures = [
         Figure("modesweep run, 1,000 fits, from start to end", usage.wall, "s", 60),
         Figure("... a fit", 1e3 * own, "ms"),
         Figure("... peak memory of the driver", usage.driver_peak / 1e6, "MB", 800),
         Figure("... of the largest process", usage.largest_peak / 1e6, "MB", 900),
-        Figure("one Ray Tune trial per fit, MLflow callback: a fit", default, "s"),
-        Figure("... with reuse_actors: a fit", reused, "s"),
-        Figure("a multiprocessing pool over a plain torch loop: a fit", pool, "s"),
-        at_least("cheaper than one trial per fit", default / own, 200, "times"),
-        at_least("... than with reuse_actors", reused / own, 80, "times"),
+    ]
+    ratios = []
+    for logged, curve in (("with a curve in MLflow as modesweep's", ["--curve"]), ("and no curve", [])):
+        default = each("ray_tune", (4, 8) if quick or curve else (4, 20), "kl", *curve)
+        reused = each("ray_tune", (4, 12) if quick or curve else (8, 40), "kl", "--reuse-actors", *curve)
+        figures += [
+            Figure(f"one Ray Tune trial per fit, MLflow callback, {logged}: a fit", default, "s"),
+            Figure("... with reuse_actors: a fit", reused, "s"),
+        ]
+        ratios += [
+            at_least(f"cheaper than one trial per fit, {logged}", default / own, 200, "times"),
+            at_least("... than with reuse_actors", reused / own, 80, "times"),
+        ]
+    pool = each("pool", (4, 12) if quick else (8, 72), "kl")
+    return [
+        *figures,
+        Figure("a multiprocessing pool over a plain torch loop, nothing in MLflow: a fit", pool, "s"),
+        *ratios,
         at_least("... than the pool", pool / own, 20, "times"),
     ]
 
