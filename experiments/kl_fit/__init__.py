@@ -264,7 +264,10 @@ KL_FIT = Experiment(
     params=Params,
     metrics=METRICS,
     objective="objective",
-    objective_of=("divergence", "alpha", "forward_weight", "family", "family_df", "components"),
+    objective_of=(
+        *("divergence", "alpha", "forward_weight"),
+        *("family", "family_df", "components", "flow_transforms", "flow_hidden", "flow_bins"),
+    ),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=bytes_per_cell,

@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from experiments.kl_fit import Params
-from experiments.kl_fit.families import FAMILIES, Family, Flow, Gaussian, GaussianMixture, StudentT, family
+from experiments.kl_fit import KL_FIT, Params
+from experiments.kl_fit.families import FAMILIES, Family, Flow, Gaussian, GaussianMixture, Sizes, StudentT, family
 from experiments.stacked_mixture import StackedMixture
 from tests.experiments.test_kl_truth import fitted, log_density, random_mixture
 
@@ -41,6 +41,12 @@ def noise(chosen: Family, k: int, n: int, seed: int = 0) -> torch.Tensor:
 def weights(chosen: Family, theta: torch.Tensor, n: int) -> torch.Tensor:
     found = chosen.weights(theta, n)
     return torch.full((len(theta), n), 1 / n, dtype=DTYPE) if found is None else found
+
+
+def test_fits_are_ranked_among_those_of_one_family_and_size() -> None:
+    sizes = {name for name, value in vars(Sizes).items() if isinstance(value, property)}
+    assert sizes > {"family", "components"}
+    assert sizes <= set(KL_FIT.objective_of)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -104,6 +104,10 @@ def test_what_is_reported_is_in_the_table(target: Mixture | Points, params: dict
     assert outcome.curve_steps is not None and outcome.curve_steps.tolist() == [0, 1, 2]
 
 
+def test_only_like_objectives_are_ranked() -> None:
+    assert {"kl_weight", "free_bits", "likelihood", "noise_std", "standardise"} <= set(VAE.objective_of)
+
+
 def test_test_points_say_where_they_come_from() -> None:
     def label(target: Mixture | Points, **params: object) -> str:
         cell = SimpleNamespace(params=Params(target=target.name, steps=1, **params), target=target, seed=0)
