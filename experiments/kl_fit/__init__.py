@@ -135,7 +135,8 @@ def check(params: Params, target: Target) -> None:
     if mode and int(mode[1]) >= target.modes:
         last = target.modes - 1
         raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
-    if params.family == "gaussian_mixture" and params.divergence != "forward_kl" and params.samples < params.components:
+    draws_fit = operations(params) != "forward_kl"
+    if params.family == "gaussian_mixture" and draws_fit and params.samples < params.components:
         raise ValueError(
             f"family gaussian_mixture: each of its {params.components} components needs a sample at each step, and"
             f" there are {params.samples}. Use samples {params.components} or more"
@@ -155,7 +156,7 @@ def _check_names(params: Params) -> None:
             raise ValueError(f"divergence {divergence} needs {name}, such as 0.5")
     if params.estimator == "reparameterization":
         return
-    if params.divergence != "reverse_kl":
+    if operations(params) != "reverse_kl":
         raise ValueError(
             f"estimator {params.estimator} is one of reverse KL's gradient, and the divergence is {params.divergence}."
             " Use estimator reparameterization, or divergence reverse_kl"
@@ -168,7 +169,7 @@ def _check_names(params: Params) -> None:
 
 
 def _check_points(params: Params, target: Points, is_mode: bool) -> None:
-    if params.divergence != "forward_kl":
+    if operations(params) != "forward_kl":
         raise ValueError(
             f"divergence {params.divergence} needs the target's density, and target {target.name!r} is known by"
             " its points alone. Use divergence forward_kl"
