@@ -166,6 +166,11 @@ def _check_names(params: Params) -> None:
             f"estimator {params.estimator}: the samples of a gaussian_mixture are stratified, and their weights have"
             " exact gradients. Use estimator reparameterization"
         )
+    if params.estimator == "score_function_baseline" and params.samples < 2:
+        raise ValueError(
+            "estimator score_function_baseline compares each sample with the others, and samples 1 leaves"
+            " none. Use samples 2 or more, or estimator score_function"
+        )
 
 
 def _check_points(params: Params, target: Points, is_mode: bool) -> None:

@@ -224,6 +224,7 @@ def test_alpha_decides_between_seeking_and_covering() -> None:
         ({"divergence": "jeffreys", "alpha": 0.5}, "alpha belongs to divergence alpha"),
         ({"divergence": "forward_kl", "estimator": "score_function"}, "one of reverse KL's gradient"),
         ({"estimator": "score_function", "family": "gaussian_mixture"}, "stratified"),
+        ({"estimator": "score_function_baseline", "samples": 1}, "samples 1 leaves none.*samples 2 or more"),
     ],
 )
 def test_what_means_nothing_is_refused(given: dict[str, Any], says: str) -> None:
