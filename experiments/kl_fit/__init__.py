@@ -51,7 +51,8 @@ class Params(BaseParams):
         estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
-            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
+            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0. ``student_t``
+            takes its scale matrix from a Student-t component, and its covariance from all else.
         init_scale: multiplies the initial standard deviations.
         init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
         samples: drawn afresh at each step, of P or of Q.
