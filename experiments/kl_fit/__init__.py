@@ -51,7 +51,8 @@ class Params(BaseParams):
         estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
         init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
             its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
-            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0.
+            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0. ``student_t``
+            takes its scale matrix from a Student-t component, and its covariance from all else.
         init_scale: multiplies the initial standard deviations.
         init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
         samples: drawn afresh at each step, of P or of Q.
@@ -135,7 +136,8 @@ def check(params: Params, target: Target) -> None:
     if mode and int(mode[1]) >= target.modes:
         last = target.modes - 1
         raise ValueError(f"init {params.init}: target {target.name!r} has modes mode:0 to mode:{last}")
-    if params.family == "gaussian_mixture" and params.divergence != "forward_kl" and params.samples < params.components:
+    draws_fit = operations(params) != "forward_kl"
+    if params.family == "gaussian_mixture" and draws_fit and params.samples < params.components:
         raise ValueError(
             f"family gaussian_mixture: each of its {params.components} components needs a sample at each step, and"
             f" there are {params.samples}. Use samples {params.components} or more"
@@ -155,7 +157,7 @@ def _check_names(params: Params) -> None:
             raise ValueError(f"divergence {divergence} needs {name}, such as 0.5")
     if params.estimator == "reparameterization":
         return
-    if params.divergence != "reverse_kl":
+    if operations(params) != "reverse_kl":
         raise ValueError(
             f"estimator {params.estimator} is one of reverse KL's gradient, and the divergence is {params.divergence}."
             " Use estimator reparameterization, or divergence reverse_kl"
@@ -165,10 +167,15 @@ def _check_names(params: Params) -> None:
             f"estimator {params.estimator}: the samples of a gaussian_mixture are stratified, and their weights have"
             " exact gradients. Use estimator reparameterization"
         )
+    if params.estimator == "score_function_baseline" and params.samples < 2:
+        raise ValueError(
+            "estimator score_function_baseline compares each sample with the others, and samples 1 leaves"
+            " none. Use samples 2 or more, or estimator score_function"
+        )
 
 
 def _check_points(params: Params, target: Points, is_mode: bool) -> None:
-    if params.divergence != "forward_kl":
+    if operations(params) != "forward_kl":
         raise ValueError(
             f"divergence {params.divergence} needs the target's density, and target {target.name!r} is known by"
             " its points alone. Use divergence forward_kl"
@@ -264,7 +271,10 @@ KL_FIT = Experiment(
     params=Params,
     metrics=METRICS,
     objective="objective",
-    objective_of=("divergence", "alpha", "forward_weight", "family", "family_df", "components"),
+    objective_of=(
+        *("divergence", "alpha", "forward_weight"),
+        *("family", "family_df", "components", "flow_transforms", "flow_hidden", "flow_bins"),
+    ),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=bytes_per_cell,

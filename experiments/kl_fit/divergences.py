@@ -159,7 +159,7 @@ class ReverseKL:
         log_q = family.log_prob(theta, x)
         f = (log_q - log_p).detach()[:, : noise.count]
         value, signal = f.mean(dim=1), f
-        if self.estimator == "score_function_baseline" and noise.count > 1:
+        if self.estimator == "score_function_baseline":
             signal = (f - value.unsqueeze(1)) * (noise.count / (noise.count - 1))
         surrogate = noise.mean(torch.nn.functional.pad(signal, (0, log_q.shape[1] - noise.count)) * log_q)
         return value + surrogate - surrogate.detach()

@@ -14,8 +14,12 @@ from experiments.targets import Analytic, Mixture, Target
 
 
 class Start(Protocol):
-    """The parameters that say where a fit starts."""
+    """The parameters that say where a fit starts, and of which family."""
 
+    @property
+    def family(self) -> str: ...
+    @property
+    def family_df(self) -> int: ...
     @property
     def init(self) -> str: ...
     @property
@@ -94,13 +98,16 @@ def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[
             normal = torch.randn(target.dim, generator=generator, dtype=torch.float64).numpy()
             mean = mean + np.linalg.cholesky(covariance) @ normal
         covariance = narrowest(target)
+    if kind != "wide" and isinstance(target, Mixture) and target.df is not None and params.family == "student_t":
+        # The component's matrix is of its scale: so is the fit's, whose covariance is larger.
+        covariance = covariance * (params.family_df / (params.family_df - 2))
     if params.init_loc is not None:
         mean = np.full(target.dim, params.init_loc)
     return mean, covariance * params.init_scale**2
 
 
 def narrowest(target: Target) -> np.ndarray:
-    """Covariance of the component of least volume; what has no components gets a tenth of its widths."""
+    """Matrix of the component of least volume; what has no components gets the covariance of a tenth of its widths."""
     if not isinstance(target, Mixture):
         return 0.01 * np.diag(np.diag(moments(target)[1]))
     return np.asarray(target.covariances[np.argmin(np.linalg.slogdet(target.covariances)[1])])

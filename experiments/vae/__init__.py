@@ -31,7 +31,8 @@ class Params(BaseParams):
         kl_warmup: share of the steps over which the KL weight grows from 0, linearly.
         free_bits: nats below which a latent dimension's KL is not reduced.
         train_size: None trains on fresh samples at every step (of a file: on all its points); a number on a
-            fixed set of that many, chosen by the cell's seed.
+            fixed set of that many, chosen by the cell's seed. Of a file the others are tested on: at least 2, or
+            where none is left all.
         sample: whether the fitted distribution includes the decoder's noise, or is of decoder means.
         standardise: train on coordinates of mean 0 and variance 1; results are in the data's own.
     """
@@ -115,6 +116,13 @@ def check(params: Params, target: Target) -> None:
                 f"train_size {params.train_size}: target {target.name!r} has {count} points."
                 f" Use at most {count}, or null for all of them"
             )
+        if params.train_size == count - 1:
+            fewer = f"at most {count - 2}, or " if count > 2 else ""
+            raise ValueError(
+                f"train_size {params.train_size} of the {count} points of target {target.name!r} leaves 1 to test on,"
+                " and one point has no spread: no error, and no neighbours for coverage."
+                f" Use {fewer}{count} to train and test on all of them"
+            )
     elif target.df is not None and target.df <= 2:
         raise ValueError(
             f"target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
@@ -187,7 +195,7 @@ VAE = Experiment(
     params=Params,
     metrics=METRICS,
     objective="objective",
-    objective_of=("kl_weight", "likelihood", "noise_std", "standardise"),
+    objective_of=("kl_weight", "free_bits", "likelihood", "noise_std", "standardise"),
     check=check,
     batch_key=batch_key,
     bytes_per_cell=bytes_per_cell,

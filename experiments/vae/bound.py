@@ -85,16 +85,16 @@ def bound_metrics(
 
 
 def _objective(views: Views, square: Tensor, posterior: Posterior, log_volume: Tensor) -> Tensor:
-    """Of each point, ``(K, N)``; free bits act on the mean over the points, and so shift all alike."""
+    """Of each point, ``(K, N)``; the mean KL of a dimension below its free bits counts as these, whatever a point's."""
     kl_weight = views.per_cell(lambda params: params.kl_weight, square).unsqueeze(-1)
-    free_bits = views.per_cell(lambda params: params.free_bits, square).unsqueeze(-1)
+    free_bits = views.per_cell(lambda params: params.free_bits, square).view(-1, 1, 1)
     noise_std = views.per_cell(lambda params: params.noise_std, square)
     likelihood = views.cells[0].params.likelihood
     term = _data_term(square, training_loss(likelihood, noise_std, square.shape[1]))
-    mean = posterior.kl.mean(dim=-1)
-    unpaid = torch.where(free_bits > 0, (free_bits - mean).clamp(min=0), 0.0).sum(dim=1, keepdim=True)
+    kl = posterior.kl
+    is_free = (free_bits > 0) & (kl.mean(dim=-1, keepdim=True) < free_bits)
     jacobian = 0.0 if likelihood == "mse" else log_volume  # a squared error is no density
-    return term + jacobian + kl_weight * (posterior.kl.sum(dim=1) + unpaid)
+    return term + jacobian + kl_weight * torch.where(is_free, free_bits, kl).sum(dim=1)
 
 
 def _squared_errors(

@@ -107,14 +107,12 @@ def _collapse() -> Iterator[Row]:
             ("reverse_coverage_nats", math.log(25 / kept), "ln(K / m)"),
             ("entropic_coverage", math.log(kept) / math.log(25), "ln m / ln K"),
             ("effective_modes", kept / 25, "m / K"),
-            ("coverage", kept / 25 / 0.95 if kept < 24 else min(1.0, kept / 25 / 0.95), "m / (0.95 K), at most 1"),
+            ("coverage", kept / 25, "m / K"),  # 95 % of each kept mode is inside: m / K of all that 95 % are
         ):
-            if name == "coverage":
-                value = kept / 25  # 95 % of each kept mode is inside: m / K of all that 95 % are
             yield Row(
                 f"collapse/grid25, {kept} of 25/{name}",
                 "metric",
-                source if name != "coverage" else "m / K",
+                source,
                 value,
                 partial(_metric, p, q, name),
                 1e-6 if name.startswith("reverse") else 2e-3,

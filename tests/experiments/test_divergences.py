@@ -13,6 +13,7 @@ import pytest
 import torch
 from scipy import integrate, optimize, stats
 
+from experiments.experiment import Outcome
 from experiments.kl_fit import KL_FIT, Params
 from experiments.kl_fit.divergences import Noise, divergence
 from experiments.kl_fit.families import Gaussian, Shape, gaussian
@@ -223,11 +224,35 @@ def test_alpha_decides_between_seeking_and_covering() -> None:
         ({"divergence": "jeffreys", "alpha": 0.5}, "alpha belongs to divergence alpha"),
         ({"divergence": "forward_kl", "estimator": "score_function"}, "one of reverse KL's gradient"),
         ({"estimator": "score_function", "family": "gaussian_mixture"}, "stratified"),
+        ({"estimator": "score_function_baseline", "samples": 1}, "samples 1 leaves none.*samples 2 or more"),
     ],
 )
 def test_what_means_nothing_is_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         KL_FIT.check(Params(target="bimodal", **given), named.target("bimodal"))
+
+
+MANY = {"family": "gaussian_mixture", "components": 8, "samples": 4}
+
+
+@pytest.mark.parametrize(
+    ("alpha", "target", "given"),
+    [(1.0, "bimodal", MANY), (1.0, "faithful", {}), (0.0, "bimodal", {"estimator": "score_function"})],
+)
+def test_alpha_s_ends_may_do_what_the_kls_may(alpha: float, target: str, given: dict[str, Any]) -> None:
+    def outcome(**divergence: Any) -> Outcome:
+        return fitted(named.target(target), steps=20, init="wide", **divergence, **given)[0]
+
+    kl, limit = outcome(divergence=["reverse_kl", "forward_kl"][int(alpha)]), outcome(divergence="alpha", alpha=alpha)
+    assert limit.metrics == kl.metrics
+    assert np.array_equal(limit.samples, kl.samples)
+    with pytest.raises(ValueError, match=r"needs a sample|needs the target's density|one of reverse KL's gradient"):
+        outcome(divergence="alpha", alpha=0.5)
+
+
+def test_alpha_at_0_needs_what_reverse_kl_needs() -> None:
+    with pytest.raises(ValueError, match="needs a sample"):
+        KL_FIT.check(Params(target="bimodal", divergence="alpha", alpha=0.0, **MANY), named.target("bimodal"))
 
 
 @pytest.mark.parametrize(

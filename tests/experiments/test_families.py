@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from experiments.kl_fit import Params
-from experiments.kl_fit.families import FAMILIES, Family, Flow, Gaussian, GaussianMixture, StudentT, family
+from experiments.kl_fit import KL_FIT, Params
+from experiments.kl_fit.families import FAMILIES, Family, Flow, Gaussian, GaussianMixture, Sizes, StudentT, family
+from experiments.kl_fit.start import initial
 from experiments.stacked_mixture import StackedMixture
 from tests.experiments.test_kl_truth import fitted, log_density, random_mixture
 
@@ -41,6 +42,12 @@ def noise(chosen: Family, k: int, n: int, seed: int = 0) -> torch.Tensor:
 def weights(chosen: Family, theta: torch.Tensor, n: int) -> torch.Tensor:
     found = chosen.weights(theta, n)
     return torch.full((len(theta), n), 1 / n, dtype=DTYPE) if found is None else found
+
+
+def test_fits_are_ranked_among_those_of_one_family_and_size() -> None:
+    sizes = {name for name, value in vars(Sizes).items() if isinstance(value, property)}
+    assert sizes > {"family", "components"}
+    assert sizes <= set(KL_FIT.objective_of)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -222,6 +229,23 @@ def test_student_t_is_that_of_scipy(dim: int) -> None:
         exact = stats.multivariate_t(fit.means[0], fit.covariances[0], df=5)
         assert np.allclose(log_q[k], exact.logpdf(x[k].T.numpy()), atol=1e-11)
         assert float(entropy[k]) == pytest.approx(float(exact.entropy()), abs=1e-9)
+
+
+@pytest.mark.parametrize("df", [1.5, 5.0, None])
+@pytest.mark.parametrize(("init", "k"), [("mode:0", 0), ("mode:2", 2), ("narrow", None), ("random", None)])
+def test_a_student_t_starts_as_wide_as_the_mode(df: float | None, init: str, k: int | None) -> None:
+    """Its scale matrix is a Student-t component's; its covariance that of a Gaussian one."""
+    target = replace(random_mixture(3, 2, 3), df=df)
+    params = Params(target="any", family="student_t", family_df=5, init=init)
+    chosen = family(params, 2)
+    assert isinstance(chosen, StudentT)
+    theta = chosen.project(*initial(target, params, torch.Generator()))
+    fit = chosen.mixture(theta, np.zeros(2), np.eye(2))
+    narrowest = int(np.argmin(np.linalg.det(target.covariances)))
+    own = target.covariances[narrowest if k is None else k]
+    assert np.allclose(fit.covariance if df is None else fit.covariances[0], own, rtol=1e-12)
+    if k is not None:
+        assert np.allclose(fit.mean, target.means[k], rtol=1e-12)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])

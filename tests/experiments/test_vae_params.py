@@ -54,6 +54,8 @@ def test_undefined_combinations_are_refused_with_what_would_do() -> None:
         check(Params(target="heavy"), HEAVY)
     with pytest.raises(ValueError, match=r"train_size 11.*has 10 points.*at most 10"):
         check(Params(target="file", train_size=11), FILE)
+    with pytest.raises(ValueError, match=r"train_size 9 of the 10 points.*leaves 1 to test on.*at most 8, or 10"):
+        check(Params(target="file", train_size=9), FILE)
     with pytest.raises(ValueError, match=r"1 point"):
         check(Params(target="one"), Points("one", np.zeros((1, 2)), ("x", "y")))
     check(Params(target="file", train_size=10, encoder="linear"), FILE)
@@ -104,6 +106,10 @@ def test_what_is_reported_is_in_the_table(target: Mixture | Points, params: dict
     assert outcome.curve_steps is not None and outcome.curve_steps.tolist() == [0, 1, 2]
 
 
+def test_only_like_objectives_are_ranked() -> None:
+    assert {"kl_weight", "free_bits", "likelihood", "noise_std", "standardise"} <= set(VAE.objective_of)
+
+
 def test_test_points_say_where_they_come_from() -> None:
     def label(target: Mixture | Points, **params: object) -> str:
         cell = SimpleNamespace(params=Params(target=target.name, steps=1, **params), target=target, seed=0)
@@ -112,6 +118,14 @@ def test_test_points_say_where_they_come_from() -> None:
     assert label(PAIR) == label(PAIR, train_size=50) == "fresh"
     assert label(FILE) == "training"
     assert label(FILE, train_size=7) == "held_out"
+
+
+@pytest.mark.parametrize("train_size", [8, 10])
+def test_two_test_points_have_finite_errors(train_size: int) -> None:
+    params = Params(target="file", train_size=train_size, steps=3)
+    check(params, FILE)
+    (outcome,) = VAE.run_batch([SimpleNamespace(params=params, target=FILE, seed=0)], "cpu")
+    assert np.isfinite(list(outcome.metrics.values())).all()
 
 
 def test_estimates_grow_with_the_work() -> None:

@@ -7,11 +7,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 from experiments.experiment import Outcome
+from experiments.randomness import generators
 from experiments.targets import Mixture, Points
 from experiments.vae import VAE, Params
-from experiments.vae.data import coordinates
+from experiments.vae.bound import Posterior, bound_metrics
+from experiments.vae.data import Views, coordinates
+from experiments.vae.network import Layer
 
 
 def _cell(target: Mixture | Points, seed: int = 0, **params: object) -> SimpleNamespace:
@@ -154,6 +159,22 @@ def test_free_bits_keep_a_unit_that_would_collapse() -> None:
     assert without.metrics["rate"] < 0.01
     assert with_bits.metrics["rate"] == pytest.approx(1.0, abs=0.1)
     assert with_bits.metrics["objective"] >= with_bits.metrics["distortion"] + 2.0 * 1.0 - 1e-9
+
+
+def test_the_objective_s_error_is_of_the_dimensions_above_their_free_bits() -> None:
+    target = Mixture("line", np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)))
+    cells = [_cell(target, noise_std=1.0, kl_weight=2.0, free_bits=bits) for bits in (0.0, 0.5, 50.0)]
+    rng = np.random.default_rng(0)
+    x, mean = (torch.as_tensor(rng.normal(size=(1, rows, 400))).expand(3, -1, -1) for rows in (1, 2))
+    posterior = Posterior(mean * torch.tensor([[[2.0], [0.2]]]), torch.ones_like(mean))
+    decoder = [Layer(x.new_zeros(3, 1, 2), x.new_zeros(3, 1, 1))]
+    found = bound_metrics(Views.of(cells), decoder, x, posterior, x[:, 0], 400, generators([0, 0, 0], "evaluation"))
+    kl = 0.5 * posterior.mean[0].square().numpy()
+    distortion = -stats.norm.logpdf(x[0, 0].numpy())
+    for metrics, paid in zip(found, (kl[0] + kl[1], kl[0] + 0.5, 2 * 50.0), strict=True):
+        values = distortion + 2.0 * paid
+        assert metrics["objective"] == pytest.approx(values.mean(), rel=1e-12)
+        assert metrics["objective_se"] == pytest.approx(values.std(ddof=1) / 20, rel=1e-12)
 
 
 PLAYTIME = Mixture(
