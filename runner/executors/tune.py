@@ -168,7 +168,7 @@ def _collect(cluster: Cluster) -> list[Delivery]:
     try:
         deliveries: list[Delivery] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
     except ray.exceptions.RayError as error:
-        raise ExecutorError(f"Ray was lost: {setup.first_line(error)}\nRun the same command again.") from error
+        raise ExecutorError(setup.ray_lost(error)) from error
     return deliveries
 
 
@@ -221,7 +221,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
             verbose=0,
         ),
     )
-    with haste.waiting_workers() if cluster.private else nullcontext():
+    with haste.memory_deaths(), haste.waiting_workers() if cluster.private else nullcontext():
         tuner.fit()
 
 

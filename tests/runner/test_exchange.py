@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
@@ -89,6 +90,27 @@ def test_gpus_are_counted_by_their_files(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert setup.gpus(tmp_path) == expected
+
+
+KILLED = """Failure # 1 (occurred at 2030-01-01_00-00-00)
+1 worker(s) were killed due to the node running low on memory. Memory on the node was 8.25GB used / 23.54GB limit
+OOM kill reason: Memory usage exceeded threshold"""
+
+
+def test_a_worker_that_rays_memory_monitor_killed_has_died() -> None:
+    assert setup.worker_died(KILLED)
+    assert setup.cause_of_death(KILLED) == KILLED.splitlines()[1]
+    assert "--workers" in setup.ray_lost(RuntimeError(KILLED))
+    assert len(setup.ray_lost(RuntimeError(KILLED)).splitlines()) == 2
+
+
+def test_a_private_ray_leaves_memory_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_memory_monitor_refresh_ms"
+    monkeypatch.setattr(os, "environ", {})
+    setup.set_environment(private=False)
+    assert name not in os.environ
+    setup.set_environment(private=True)
+    assert os.environ[name] == "0"
 
 
 def test_gpus_are_optional() -> None:
