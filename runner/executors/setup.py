@@ -89,11 +89,19 @@ def packages(experiments: Iterable[Experiment]) -> list[str]:
     return [str(Path(file).parent) for file in files if file and Path(file).name == "__init__.py"]
 
 
+def occupied(cpu: float, gpu: float, there: Mapping[str, float]) -> dict[str, float]:
+    """What a batch takes of what Ray has. GPUs are optional: without any, the CPU does the work.
+
+    Ray places nothing that takes nothing: a batch that would, takes the core that it works on.
+    """
+    wanted = {"CPU": cpu, "GPU": gpu if there.get("GPU") else 0.0}
+    return {name: amount for name, amount in wanted.items() if amount} or {"CPU": 1.0}
+
+
 def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> None:
-    """A batch that fits nowhere would wait forever. GPUs are optional: without any, the CPU does the work."""
+    """A batch that fits nowhere would wait forever."""
     for batch in batches:
-        needs = {"CPU": batch.resources.cpu, "GPU": batch.resources.gpu if there.get("GPU") else 0.0}
-        for name, wanted in needs.items():
+        for name, wanted in occupied(batch.resources.cpu, batch.resources.gpu, there).items():
             if wanted > there.get(name, 0.0):
                 raise ExecutorError(
                     f"A batch of experiment '{batch.experiment}' asks for {wanted:g} {name}, but Ray has "

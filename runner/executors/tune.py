@@ -200,8 +200,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
     from ray.tune.search import ConcurrencyLimiter
 
     def resources(config: dict[str, Any]) -> Any:
-        wanted = {"CPU": config["cpu"], "GPU": config["gpu"] if cluster.resources.get("GPU") else 0.0}
-        return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
+        return tune.PlacementGroupFactory([setup.occupied(config["cpu"], config["gpu"], cluster.resources)])
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
     searcher, scheduler, stopper = _hooks(work, cluster, pack)

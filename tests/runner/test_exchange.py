@@ -113,6 +113,21 @@ def test_a_private_ray_leaves_memory_to_the_kernel(monkeypatch: pytest.MonkeyPat
     assert os.environ[name] == "0"
 
 
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "gpus", "expected"),
+    [
+        (1, 0, 0, {"CPU": 1}),
+        (1, 0.25, 2, {"CPU": 1, "GPU": 0.25}),
+        (1, 0.25, 0, {"CPU": 1}),
+        (0, 0.25, 2, {"GPU": 0.25}),
+        (0, 0.25, 0, {"CPU": 1}),
+        (0, 0, 2, {"CPU": 1}),
+    ],
+)
+def test_a_batch_always_takes_something(cpu: float, gpu: float, gpus: int, expected: dict[str, float]) -> None:
+    assert setup.occupied(cpu, gpu, {"CPU": 4, "GPU": gpus}) == expected
+
+
 def test_gpus_are_optional() -> None:
     setup.check_resources(suite.batches(suite.cells(1), 1, resources=Resources(gpu=4)), {"CPU": 1})
 
