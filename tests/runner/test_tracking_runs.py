@@ -100,6 +100,7 @@ def test_configurations_wait_for_their_seeds(seeds: int) -> None:
     assert given_at == ([[], [], [two], [one], []] if seeds else [[]] * 5)
     left = groups.flush(lambda: iter(tables))
     assert {run.key for run in left} == ({three} if seeds else {one, two, three})
+    assert groups.flush(lambda: iter(tables)) == left
 
 
 def test_a_retried_cell_renews_its_whole_configuration() -> None:
