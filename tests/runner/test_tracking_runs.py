@@ -117,7 +117,7 @@ def test_a_retried_cell_renews_its_whole_configuration() -> None:
     assert after.revision > before.revision
 
 
-def test_a_folder_says_what_varies(tmp_path: Path) -> None:
+def test_a_folder_says_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path, [])
     text = """
 name: made
@@ -139,7 +139,10 @@ seeds: [3, 5, 8]
     assert set(said.axes["toy"]) == {"rate", "size", "hidden", "mode"}
     (folder / "sweep.yaml").write_text(SWEEP)
     assert (about(folder).seeds, set(about(folder).axes["toy"])) == (2, {"target", "rate"})
-    (folder / "sweep.yaml").unlink()
-    assert about(folder).name == "made"
+    copy = folder.rename(tmp_path / "copy")
+    assert about(copy).name == "made"
+    (copy / "sweep.yaml").unlink()
+    monkeypatch.chdir(copy)
+    assert about(copy).name == about(Path()).name == "copy"
     assert "| a |" in note(said, folder, "| a |")
     assert "**why?**" in note(said, folder, None)
