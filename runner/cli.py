@@ -79,7 +79,8 @@ def run(
     json_: AsJson = False,
 ) -> None:
     """Run the cells of a sweep that are not done yet, log them to MLflow, write tables and report."""
-    from runner import lookup
+    from runner import hints, lookup
+    from runner.provenance import redact
 
     options = Options(
         results=results,
@@ -102,7 +103,8 @@ def run(
     if json_:
         print(json.dumps(api.report_json(report)))
     else:
-        console.print(display.report_view(report, lookup.comparisons(report.folder)))
+        looking = hints.looking(results, redact(tracking_uri or ""))
+        console.print(display.report_view(report, lookup.comparisons(report.folder), looking))
         if profile:
             from runner.profile import FILE, read
 
@@ -110,7 +112,8 @@ def run(
             console.print(display.pairs_view(f"\nWhere the time went, from {path}", read(path)), highlight=False)
     if report.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(OK if report.all_ok else NOT_OK)
+    asked = report.all_ok if cell is None else set(report.ran) == {"ok"}
+    raise typer.Exit(OK if asked else NOT_OK)
 
 
 @app.command()
@@ -214,7 +217,7 @@ def show(
 
     title, sections = lookup.show(cell_id, results)
     if json_:
-        print(json.dumps(sections, default=str))
+        print(json.dumps(display.plain(sections), default=str))
         return
     _console().print(display.pairs_view(title, sections))
 
@@ -282,7 +285,7 @@ def verify(
 def ui(
     results: Results = Path("results"),
     tracking_uri: Tracking = None,
-    port: Annotated[int, typer.Option(help="The first port to try.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")] = 5000,
 ) -> None:
     """Browse every run in MLflow's web page, on this machine alone."""
     from runner.tracking.ui import serve

@@ -94,8 +94,8 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> 
     }
 
 
-def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
-    """The coverage-sharpness table, how many cells ended how, and where to look next."""
+def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") -> RenderableType:
+    """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
     lines: list[RenderableType] = [
@@ -108,7 +108,7 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
     elif not_ok:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
-        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui"))
+        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui{looking}"))
     if counts.missing < counts.cells:
         made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
         lines.append(Text(f"{made}: {report.folder}"))
@@ -151,6 +151,15 @@ def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> Rendera
             table.add_row(f"  {name}", f"{value:.6g}" if isinstance(value, float) else str(value))
         shown += [Text(""), Text(heading, "bold"), table]
     return Group(*shown)
+
+
+def plain(value: Any) -> Any:
+    """The same value as JSON has it: a number that is not finite is null."""
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def difference_view(parts: Sequence[Difference]) -> RenderableType:

@@ -92,15 +92,19 @@ def resolve_cases(file: GridFile, place: str) -> list[Grid]:
     return [*(zipped or [plain]), *added]
 
 
-def with_values(grid: Grid, name: str, values: Sequence[Any]) -> Grid:
-    """The grid with these values of one parameter; several values of a nuisance parameter leave it one."""
+def with_values(grid: Grid, name: str, values: Sequence[Any], nuisance: bool = False) -> Grid:
+    """The grid with these values of one parameter; several values of a nuisance parameter leave it one.
+
+    Args:
+        nuisance: several values make it one, for it is one in other grids of the experiment.
+    """
     if len(values) == 1:
         drop = {key: v for key, v in grid.axes.items() if key != name}
         rest = {key: v for key, v in grid.nuisance.items() if key != name}
         return replace(grid, axes=drop, nuisance=rest, fixed={**grid.fixed, name: values[0]})
-    if name in grid.nuisance:
-        return replace(grid, nuisance={**grid.nuisance, name: values})
     fixed = {key: v for key, v in grid.fixed.items() if key != name}
+    if nuisance or name in grid.nuisance:
+        return replace(grid, nuisance={**grid.nuisance, name: values}, fixed=fixed)
     return replace(grid, axes={**grid.axes, name: values}, fixed=fixed)
 
 
@@ -108,11 +112,12 @@ def override(
     grids: Sequence[Grid], name: str, values: Sequence[Any], experiments: Mapping[str, Experiment]
 ) -> list[Grid]:
     """The grids with other values of one parameter, where their experiment has it."""
+    nuisance = {grid.experiment for grid in grids if name in grid.nuisance}
     changed: list[Grid] = []
     for grid in grids:
         experiment = experiments.get(grid.experiment)
         if experiment is not None and name in experiment.params.model_fields:
-            grid = with_values(grid, name, values)
+            grid = with_values(grid, name, values, grid.experiment in nuisance)
         if grid not in changed:  # a case may have differed from its grid in this parameter alone
             changed.append(grid)
     return changed

@@ -18,7 +18,7 @@ from runner.errors import SweepError
 from runner.experiment import Catalogue, Target
 from runner.grid import Grid, GridFile, Resources, Values, override, resolve_cases
 from runner.problems import Problem, refuse, show_value, validated
-from runner.spec_check import check_grid, check_override, define_targets
+from runner.spec_check import check_grid, check_override, check_roles, define_targets
 
 NAME = r"^[a-z0-9_-]{1,64}$"
 SHIPPED = "Start from one of: modesweep list sweeps"
@@ -87,7 +87,7 @@ class Sweep:
         file = definition.get("file")
         if not isinstance(file, str):
             return definition
-        return {**definition, "file": str((self.folder / file).resolve())}
+        return {**definition, "file": str((self.folder / Path(file).expanduser()).resolve())}
 
 
 def load_sweep(
@@ -117,6 +117,7 @@ def load_sweep(
     head = validated(SweepFile, raw, (), problems, "a sweep file")
     defined = define_targets(raw.get("targets"), catalogue, folder, problems)
     target_names = tuple(dict.fromkeys((*catalogue.target_names, *defined)))
+    files: dict[yaml_text.Path, GridFile] = {}
     grids: list[Grid] = []
     for index, item in enumerate(raw["grids"] if isinstance(raw.get("grids"), list) else []):
         path, before = ("grids", index), len(problems)
@@ -125,6 +126,8 @@ def load_sweep(
             whole = len(problems) == before
             problems += check_grid(grid, path, catalogue, target_names, whole=whole)
             grids += resolve_cases(grid, f"grids[{index}]")
+            files[path] = grid
+    problems += check_roles(files)
     for name, values in (overrides or {}).items():
         problems += check_override(name, values, {grid.experiment for grid in grids}, catalogue, target_names)
         grids = override(grids, name, values, catalogue.experiments)

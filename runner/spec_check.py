@@ -14,6 +14,7 @@ from runner.experiment import Catalogue, Experiment, Target
 from runner.grid import GridFile
 from runner.problems import Problem, explain, show_value, unknown
 from runner.yaml_text import Path as Place
+from runner.yaml_text import show_path
 
 TARGET_NAME = r"[A-Za-z0-9_.-]{1,64}"
 LIST_TARGETS, LIST_EXPERIMENTS = "modesweep list targets", "modesweep list experiments"
@@ -59,6 +60,9 @@ def check_grid(
                 text = f"'{name}' is given in {given[name]} too: one of axes, nuisance and fixed is its place"
                 problems.append(Problem((*place, section, name), text))
             given.setdefault(name, section)
+    if "target" in grid.nuisance:
+        text = "'target' is never optimised away, as fits of different targets do not compare: give it in axes"
+        problems.append(Problem((*place, "nuisance", "target"), text))
     for section, lists in (("axes", grid.axes), ("nuisance", grid.nuisance)):
         for name, values in lists.items():
             problems += _check_values(experiment, name, values, (*place, section, name), targets)
@@ -71,6 +75,25 @@ def check_grid(
         named = name in given or (zipped and all(name in case for case in zipped))
         if whole and info.is_required() and not named:
             problems.append(Problem(place, f"'{name}' is missing: give it in axes or fixed"))
+    return problems
+
+
+def check_roles(grids: Mapping[Place, GridFile]) -> list[Problem]:
+    """Parameters that one grid varies and another has as nuisance: the summary would optimise both away."""
+    nuisance = {(grid.experiment, name): place for place, grid in grids.items() for name in grid.nuisance}
+    problems: list[Problem] = []
+    for place, grid in grids.items():
+        varied: list[Place] = [("axes", name) for name in grid.axes]
+        varied += [("cases", i, name) for i, case in enumerate(grid.cases) for name in case]
+        for where in varied:
+            name = str(where[-1])
+            other = nuisance.get((grid.experiment, name))
+            if other is not None and name not in grid.nuisance:
+                text = (
+                    f"'{name}' varies here and is nuisance in {show_path(other)}: "
+                    f"in one sweep it is nuisance in all grids of {grid.experiment} that vary it, or in none"
+                )
+                problems.append(Problem((*place, *where), text))
     return problems
 
 

@@ -1,5 +1,7 @@
 """What Ray 2.60 does and waits for without need when it starts, three seconds in all, and how a private one need not.
 
+And one thing that Tune does not expect of Ray: `memory_deaths`.
+
 All reach into Ray, for as long as their context lasts; where a version lacks what they look for, they do nothing.
 """
 
@@ -8,10 +10,11 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 HELPERS = ("start_api_server", "start_monitor", "start_log_monitor")
+THAT_LOSE_ACTORS = ("ray.air.execution._internal.actor_manager", "ray.tune.execution.tune_controller")
 TUNES_VARIABLES = ("DEFAULT_ENV_VARS", "ENV_VARS_TO_PROPAGATE")
 LOOK = 0.02  # seconds
 PATIENCE = 10.0  # seconds after which Ray waits in its own way
@@ -57,6 +60,21 @@ def waiting_workers() -> Iterator[None]:
     cache = _module("ray.tune.execution.class_cache")
     asked = {name: held for name in TUNES_VARIABLES if (held := getattr(cache, name, None)) is not None}
     with _replaced(cache, {name: type(variables)() for name, variables in asked.items()}):
+        yield
+
+
+@contextmanager
+def memory_deaths() -> Iterator[None]:
+    """Let Tune take a worker that Ray's memory monitor killed for a lost one; it would end the whole run otherwise.
+
+    Ray tells of it by an error that is none of the actor's, which Tune looks for by its class alone.
+    """
+    exceptions = _module("ray.exceptions")
+    both = tuple(getattr(exceptions, name, None) for name in ("RayActorError", "OutOfMemoryError"))
+    users = [_module(name) for name in THAT_LOSE_ACTORS] if None not in both else []
+    with ExitStack() as stack:
+        for user in users:
+            stack.enter_context(_replaced(user, {"RayActorError": both} if hasattr(user, "RayActorError") else {}))
         yield
 
 

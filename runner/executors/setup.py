@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from runner import cgroup
 from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.experiment import Experiment
 
 LONGEST_TEMPORARY_FOLDER = 40
 CONNECT_SECONDS = 5.0
+OUT_OF_MEMORY = "running low on memory"  # what Ray's memory monitor says, and nothing else of Ray
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Records tell of failures; Ray's own lines about lost workers would break into the progress display.
@@ -59,6 +61,10 @@ def set_environment(private: bool) -> None:
         return
     # No other machine may join, so Ray listens on 127.0.0.1 alone; Linux heeds this switch as well.
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    # Where memory ends the kernel does what Ray's monitor would do at 95 %: Ray has named its workers to it before all
+    # else (oom_score_adj 1000), it takes the largest, and that one's batch runs again in halves. The monitor goes by
+    # the whole machine: whatever else fills it, it kills worker after worker, and in the end what holds the batches.
+    os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
     # How long Ray's helpers outlive a driver that was killed, looking for it.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "15")
     if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
@@ -67,7 +73,8 @@ def set_environment(private: bool) -> None:
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, int(cgroup.cpu_limit() or count)))
 
 
 def gpus(devices: Path = Path("/dev")) -> int:
@@ -84,11 +91,19 @@ def packages(experiments: Iterable[Experiment]) -> list[str]:
     return [str(Path(file).parent) for file in files if file and Path(file).name == "__init__.py"]
 
 
+def occupied(cpu: float, gpu: float, there: Mapping[str, float]) -> dict[str, float]:
+    """What a batch takes of what Ray has. GPUs are optional: without any, the CPU does the work.
+
+    Ray places nothing that takes nothing: a batch that would, takes the core that it works on.
+    """
+    wanted = {"CPU": cpu, "GPU": gpu if there.get("GPU") else 0.0}
+    return {name: amount for name, amount in wanted.items() if amount} or {"CPU": 1.0}
+
+
 def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> None:
-    """A batch that fits nowhere would wait forever. GPUs are optional: without any, the CPU does the work."""
+    """A batch that fits nowhere would wait forever."""
     for batch in batches:
-        needs = {"CPU": batch.resources.cpu, "GPU": batch.resources.gpu if there.get("GPU") else 0.0}
-        for name, wanted in needs.items():
+        for name, wanted in occupied(batch.resources.cpu, batch.resources.gpu, there).items():
             if wanted > there.get(name, 0.0):
                 raise ExecutorError(
                     f"A batch of experiment '{batch.experiment}' asks for {wanted:g} {name}, but Ray has "
@@ -121,13 +136,28 @@ def no_ray(address: str | None, error: Exception) -> str:
     return f"Ray could not be started: {first_line(error)}\nRun with --executor inline to do without it."
 
 
+def ray_lost(error: Exception) -> str:
+    """What to tell a person when what holds the batches has died, and what to do."""
+    if OUT_OF_MEMORY in str(error):
+        return (
+            "Ray's memory monitor ended what holds the batches: the machine runs low on memory.\n"
+            "Run the same command again, with fewer --workers or fewer --cells-per-batch; what finished is kept."
+        )
+    return f"Ray was lost: {first_line(error)}\nRun the same command again."
+
+
 def worker_died(said: str) -> bool:
     """Whether Ray tells of a worker that ended at work, rather than of one that never began."""
+    if OUT_OF_MEMORY in said:
+        return True
     return ("actor died" in said or "unavailable" in said) and "creation task" not in said
 
 
 def cause_of_death(said: str) -> str:
     """Ray's own sentence on why the process ended, without its advice."""
+    before, found, after = said.partition(OUT_OF_MEMORY)
+    if found:
+        return before.rpartition("\n")[2] + found + after.partition("\n")[0]
     detail = said.rpartition("Worker exit detail:")[2]
     return detail.strip().partition("\n")[0].partition(" Some common causes")[0]
 

@@ -168,7 +168,7 @@ def _collect(cluster: Cluster) -> list[Delivery]:
     try:
         deliveries: list[Delivery] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
     except ray.exceptions.RayError as error:
-        raise ExecutorError(f"Ray was lost: {setup.first_line(error)}\nRun the same command again.") from error
+        raise ExecutorError(setup.ray_lost(error)) from error
     return deliveries
 
 
@@ -200,8 +200,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
     from ray.tune.search import ConcurrencyLimiter
 
     def resources(config: dict[str, Any]) -> Any:
-        wanted = {"CPU": config["cpu"], "GPU": config["gpu"] if cluster.resources.get("GPU") else 0.0}
-        return tune.PlacementGroupFactory([{name: amount for name, amount in wanted.items() if amount}])
+        return tune.PlacementGroupFactory([setup.occupied(config["cpu"], config["gpu"], cluster.resources)])
 
     trainable = tune.with_resources(tune.with_parameters(_trial, exchange=cluster.exchange), resources)
     searcher, scheduler, stopper = _hooks(work, cluster, pack)
@@ -221,7 +220,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
             verbose=0,
         ),
     )
-    with haste.waiting_workers() if cluster.private else nullcontext():
+    with haste.memory_deaths(), haste.waiting_workers() if cluster.private else nullcontext():
         tuner.fit()
 
 

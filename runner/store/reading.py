@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.errors import StoreError
+from runner.hints import looking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,12 +112,25 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
 
 
 def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
-    """The results folder of a sweep: the path itself, or that name under ``results``."""
-    for folder in (Path(sweep), Path(results) / sweep):
-        if (folder / "cells.parquet").is_file() or (folder / "records").is_dir():
-            return folder
+    """The results folder of a sweep: a name is one under ``results``, which no folder here hides; else it is a path."""
+    path = Path(sweep)
+    named = isinstance(sweep, str) and path.name == sweep != ".."
+    for folder in (Path(results) / path,) if named else (path, Path(results) / path):
+        if _has_results(folder):
+            return folder if folder.name not in ("", "..") else folder.resolve()  # messages and MLflow show its name
     known = sorted(path.parent.name for path in Path(results).glob("*/cells.parquet"))
     near = difflib.get_close_matches(str(sweep), known, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     held = f"It holds: {', '.join(known[:20])}." if known else "It holds none yet."
-    raise StoreError(f"no results of a sweep '{sweep}' in {results}/.{guess} {held} Next: modesweep run {sweep}")
+    if not named:
+        after = "A path is that of a folder with cells.parquet or records/ in it."
+    elif _has_results(path):
+        after = f"The folder ./{sweep} is meant only by its path."
+    else:
+        file = f"./{sweep}.yaml"
+        after = f"Next: modesweep run {file if Path(file).is_file() else sweep}{looking(Path(results))}"
+    raise StoreError(f"no results of a sweep '{sweep}' in {results}/.{guess} {held} {after}")
+
+
+def _has_results(folder: Path) -> bool:
+    return (folder / "cells.parquet").is_file() or (folder / "records").is_dir()

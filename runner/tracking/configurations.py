@@ -42,14 +42,13 @@ class Configurations:
         return configuration_runs(waiting.filter(chosen), self._axes)
 
     def flush(self, reread: Callable[[], Iterable[pa.Table]]) -> list[Run]:
-        """The runs of what is left.
+        """The runs of what is left, which is kept: whoever could not write them asks again.
 
         Args:
             reread: every record once more. A cell that was run again stands alone here, while the others of
                 its configuration were given before.
         """
         left = [table for tables in self._waiting.values() for table in tables if len(table)]
-        self._waiting = {}
         ids = {configuration for table in left for configuration in table["configuration_id"].to_pylist()}
         again = pa.array(sorted(ids & self._given), pa.string())
         runs: list[Run] = []

@@ -34,7 +34,7 @@ def about(folder: Path) -> About:
     path = folder / "sweep.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     if not isinstance(content, dict):
-        return About(folder.name)
+        return About(folder.resolve().name)
     values: dict[str, dict[str, set[str]]] = {}
     for grid in content.get("grids") or ():
         held = values.setdefault(grid.get("experiment", ""), {})
@@ -42,7 +42,8 @@ def about(folder: Path) -> About:
             held.setdefault(name, set()).add(repr(value))
     axes = {experiment: [name for name in held if len(held[name]) > 1] for experiment, held in values.items()}
     seeds = content.get("seeds", 1)
-    return About(folder.name, str(content.get("question") or ""), axes, seeds if isinstance(seeds, int) else len(seeds))
+    name, question = str(content.get("name") or folder.resolve().name), str(content.get("question") or "")
+    return About(name, question, axes, seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _settings(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

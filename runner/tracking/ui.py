@@ -16,9 +16,10 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from runner.errors import TrackingError
+from runner.hints import looking
 from runner.tracking.location import ENVIRONMENT, SERVERS, TRAINING, Location, locate
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password, so nobody else may reach it
@@ -46,9 +47,10 @@ def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: C
         announce(f"The runs are shown by their own server: {store}")
         return 0
     if location.database is not None and not location.database.exists():
+        there = looking(results, tracking_uri and store)
         raise TrackingError(
-            f"there are no MLflow runs in {location.database} yet; `modesweep run quickstart` makes some, "
-            f"and `modesweep export SWEEP` adds those of a sweep that ran without MLflow"
+            f"there are no MLflow runs in {location.database} yet; `modesweep run quickstart{there}` makes some, "
+            f"and `modesweep export SWEEP{there}` adds those of a sweep that ran without MLflow"
         )
     with server(location, free_port(port)) as address, suppress(KeyboardInterrupt):
         pages = "\n".join(f"  {name}: {page}" for name, page in _pages(address))
@@ -61,10 +63,15 @@ def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: C
 def _pages(address: str) -> list[tuple[str, str]]:
     """The newest sweeps, each with the page of its runs: MLflow's own list leads to traces, of which there are none."""
     query = urllib.parse.urlencode({"max_results": NEWEST, "order_by": "last_update_time DESC"})
-    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/experiments/search?{query}", timeout=10) as answer:
+    with _open(f"{address}/api/2.0/mlflow/experiments/search?{query}", timeout=10) as answer:
         found = json.load(answer).get("experiments", [])
     pages = {e["name"]: f"{address}/#/experiments/{e['experiment_id']}/runs?{TRAINING}" for e in found}
     return [(name, page) for name, page in pages.items() if name != "Default"]
+
+
+def _open(url: str, timeout: float) -> Any:
+    """An answer of this machine's own server, which no proxy that the environment names could reach."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
 
 
 @contextmanager
@@ -125,7 +132,7 @@ def free_port(asked: int) -> int:
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: IO[bytes], location: Location) -> None:
     deadline = time.monotonic() + START
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+        with suppress(urllib.error.URLError, OSError), _open(f"{address}/health", timeout=5):
             return
         time.sleep(0.1)
     log.seek(0)

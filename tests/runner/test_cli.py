@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 
 from runner import cli
+from runner.tracking.request import ExportReport
 
 GOOD = """\
 name: mine
@@ -40,10 +43,14 @@ BROKEN = {
     "seeds": ("name: mine", "name: mine\nseeds: none", ["seeds"]),
     "undefined": ("samples: 16}", 'samples: 16, init: "mode:7"}', ["mode:7", "mode:0 to mode:1"]),
     "file": ("[bimodal]", "[mine]", ["nowhere.csv"]),
+    "long name": ("[bimodal]", "[mine]", ["targets.mine", "File name too long"]),
+    "home": ("[bimodal]", "[mine]", ["~nosuchuser/x.csv", "home directory"]),
     "covariance": ("[bimodal]", "[mine]", ["covariance"]),
 }
 TARGETS = {
     "file": "targets: {mine: {file: nowhere.csv}}\n",
+    "long name": f"targets: {{mine: {{file: {'a' * 300}.csv}}}}\n",
+    "home": "targets: {mine: {file: ~nosuchuser/x.csv}}\n",
     "covariance": "targets: {mine: {weights: [1.0], means: [[0.0, 0.0]], covariances: [[[1.0, 2.0], [2.0, 1.0]]]}}\n",
 }
 
@@ -97,6 +104,10 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
+        (["run", "smoke", "--executor", "inline", "--results", "r\udcff"], ["--results", "r\\udcff", "UTF-8"]),
+        (["run", "smoke", "--executor", "inline", "--tracking-uri", "sqlite:///r\udcff"], ["--tracking-uri", "UTF-8"]),
+        (["ui", "--port", "-5"], ["--port", "1"]),
+        (["ui", "--port", "70000"], ["--port", "65535"]),
     ],
 )
 def test_a_wrong_option_is_answered_before_anything_starts(say, arguments: list[str], named: list[str]) -> None:
@@ -137,9 +148,36 @@ def test_run_then_look_at_it(say) -> None:
     assert id_ in shown
     assert "coverage" in shown
     assert f"--cell {id_}" in shown
+    elsewhere = ("--cell", id_, "--results", "other", "--executor", "inline", "--mlflow", "off")
+    assert say("run", "mine.yaml", *elsewhere).code == 0  # of two cells, the one that was asked for is ok
     again = say("run", "results/mine/sweep.yaml", "--cell", id_, "--executor", "inline", "--mlflow", "off")
     assert again.code == 0
     assert "1 ok" in again.out
+
+
+def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    here = ["--results", "my runs"]
+    follower = Mock(finish=Mock(return_value=ExportReport(2)), poll=Mock(return_value=Mock(exported=2)))
+    monkeypatch.setattr("runner.driver.Follower", Mock(return_value=follower))
+    ran = say("run", "mine.yaml", "--executor", "inline", *here, "--tracking-uri", "postgresql://me:pw@db/x")
+    assert "modesweep ui --results 'my runs' --tracking-uri 'postgresql://me:***@db/x'" in " ".join(ran.out.split())
+    id_ = pd.read_parquet("my runs/mine/cells.parquet")["cell_id"][0]
+    shown = json.loads(say("show", id_, "--json", *here).out)
+    alone = f"modesweep run 'my runs/mine/sweep.yaml' --results 'my runs' --cell {id_} --executor inline"
+    assert shown["again"]["command"] == alone
+    assert say(*shlex.split(alone)[1:], "--mlflow", "off").code == 0
+    assert not Path("results").exists()
+    assert say("status", "mine").err.rstrip().endswith("Next: modesweep run ./mine.yaml")
+    assert "modesweep run other --results 'my runs'" in say("status", "other", *here).err
+    assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
+
+
+def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"metrics": {"forward_kl": math.inf, "coverage": 0.5}, "the fit": {"q_mean": [math.nan, 1.0]}}
+    monkeypatch.setattr("runner.lookup.show", lambda *_: ("a cell", held))
+    shown = json.loads(say("show", "abc", "--json").out)
+    assert shown == {"metrics": {"forward_kl": None, "coverage": 0.5}, "the fit": {"q_mean": [None, 1.0]}}
 
 
 def test_what_is_not_there_is_said(say) -> None:

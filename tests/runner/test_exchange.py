@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import worker
+from runner import cgroup, worker
 from runner.batch import Resources
 from runner.errors import ExecutorError
 from runner.executors import setup
@@ -89,6 +90,76 @@ def test_gpus_are_counted_by_their_files(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert setup.gpus(tmp_path) == expected
+
+
+KILLED = """Failure # 1 (occurred at 2030-01-01_00-00-00)
+1 worker(s) were killed due to the node running low on memory. Memory on the node was 8.25GB used / 23.54GB limit
+OOM kill reason: Memory usage exceeded threshold"""
+
+
+def test_a_worker_that_rays_memory_monitor_killed_has_died() -> None:
+    assert setup.worker_died(KILLED)
+    assert setup.cause_of_death(KILLED) == KILLED.splitlines()[1]
+    assert "--workers" in setup.ray_lost(RuntimeError(KILLED))
+    assert len(setup.ray_lost(RuntimeError(KILLED)).splitlines()) == 2
+
+
+def test_a_private_ray_leaves_memory_to_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "RAY_memory_monitor_refresh_ms"
+    monkeypatch.setattr(os, "environ", {})
+    setup.set_environment(private=False)
+    assert name not in os.environ
+    setup.set_environment(private=True)
+    assert os.environ[name] == "0"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "gpu", "gpus", "expected"),
+    [
+        (1, 0, 0, {"CPU": 1}),
+        (1, 0.25, 2, {"CPU": 1, "GPU": 0.25}),
+        (1, 0.25, 0, {"CPU": 1}),
+        (0, 0.25, 2, {"GPU": 0.25}),
+        (0, 0.25, 0, {"CPU": 1}),
+        (0, 0, 2, {"CPU": 1}),
+    ],
+)
+def test_a_batch_always_takes_something(cpu: float, gpu: float, gpus: int, expected: dict[str, float]) -> None:
+    assert setup.occupied(cpu, gpu, {"CPU": 4, "GPU": gpus}) == expected
+
+
+QUOTAS = {
+    "v2": ("0::/", {"cpu.max": "150000 100000", "memory.max": "1073741824"}, 1.5, 1 << 30),
+    "v2 without limits": ("0::/", {"cpu.max": "max 100000", "memory.max": "max"}, None, None),
+    "v2 around the own": (
+        "0::/slurm/job_1/step",
+        {"slurm/cpu.max": "800000 100000", "slurm/job_1/cpu.max": "200000 100000", "slurm/job_1/memory.max": "99"},
+        2.0,
+        99,
+    ),
+    "v1 in a container": (
+        "4:memory:/docker/abc\n2:cpuacct:/docker/abc\n1:cpu,cpuset:/docker/abc\n0::/",
+        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "77"},
+        0.5,
+        77,
+    ),
+    "v1 without limits": ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None),
+    "no control groups": ("", {}, None, None),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_limits_of_control_groups(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    membership, files, cpus, memory = QUOTAS[case]
+    (tmp_path / "own").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cgroup.cpu_limit(tmp_path, tmp_path / "own") == cpus
+    assert cgroup.memory_limit(tmp_path, tmp_path / "own") == memory
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(cgroup, "cpu_limit", lambda: cpus)
+    assert setup.cores() == (64 if cpus is None else max(1, int(cpus)))
 
 
 def test_gpus_are_optional() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -33,6 +34,27 @@ def test_tunes_variables_are_set_aside_and_put_back() -> None:
     assert before == {name: getattr(class_cache, name) for name in haste.TUNES_VARIABLES}
     # What Tune would have set, workers inherit from the driver.
     assert class_cache.DEFAULT_ENV_VARS.items() <= setup.ENVIRONMENT.items()
+
+
+def test_a_worker_that_rays_memory_monitor_killed_is_a_lost_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.exceptions
+    from ray.air.execution._internal.actor_manager import RayActorManager, TrackedActor, TrackedActorTask
+    from ray.tune.execution import tune_controller
+
+    told: list[str] = []
+    actor = TrackedActor(1)
+    task = TrackedActorTask(actor, on_error=lambda actor, error: told.append(str(error)))
+    manager, killed = RayActorManager(Mock()), ray.exceptions.OutOfMemoryError("node running low on memory")
+    monkeypatch.setattr(manager, "_cleanup_actor", Mock())
+    with haste.memory_deaths():
+        manager._actor_task_failed(task, killed)
+        manager._actor_task_failed(task, ray.exceptions.ActorDiedError())
+        assert isinstance(killed, tune_controller.RayActorError)
+    assert told[0] == "node running low on memory"
+    assert len(told) == 2
+    assert tune_controller.RayActorError is ray.exceptions.RayActorError
+    with pytest.raises(RuntimeError, match="unexpected"):
+        manager._actor_task_failed(task, killed)
 
 
 def test_a_node_is_looked_for_until_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +91,6 @@ def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             return module
 
         monkeypatch.setattr(haste, "_module", load)
-        with haste.without_helpers(), haste.seen_at_once(), haste.waiting_workers():
+        with haste.without_helpers(), haste.seen_at_once(), haste.waiting_workers(), haste.memory_deaths():
             pass
         assert not vars(module or types.SimpleNamespace())

@@ -150,6 +150,47 @@ def test_an_override_leaves_nuisance_parameters_so() -> None:
     assert sweep(grid, overrides={"rate": [3, 4]}).nuisance == {"toy": ("rate",)}
 
 
+MIXED = """
+name: s
+grids:
+  - experiment: toy
+    axes: {target: [near]}
+    nuisance: {rate: [1, 2]}
+  - experiment: toy
+    axes: {target: [far]}
+"""
+
+
+def test_an_override_makes_a_parameter_nuisance_where_another_grid_has_it_so() -> None:
+    text = MIXED + "    fixed: {rate: 3}\n"
+    assert load_sweep(text, CATALOGUE).size == 3
+    found = load_sweep(text, CATALOGUE, {"rate": [3, 4]})
+    assert [(dict(grid.nuisance), dict(grid.fixed)) for grid in found.grids] == [({"rate": [3, 4]}, {})] * 2
+
+
+def test_a_target_is_no_nuisance_parameter() -> None:
+    told = refusal(MIXED.replace("target: [near]", "size: [1]").replace("rate: [1, 2]", "target: [near]"))
+    assert "line 6, grids[0].nuisance.target: 'target' is never optimised away" in told
+    assert "give it in axes" in told
+
+
+@pytest.mark.parametrize("line", ["fixed: {rate: 3}", "cases: [{size: 3}]", "nuisance: {rate: [3, 4]}"])
+def test_nuisance_in_every_grid_that_varies_it(line: str) -> None:
+    assert load_sweep(f"{MIXED}    {line}\n", CATALOGUE).nuisance == {"toy": ("rate",)}
+
+
+@pytest.mark.parametrize(
+    ("end", "place"),
+    [
+        (", rate: [1, 2, 3]}", "line 8, grids[1].axes.rate"),
+        ("}\n    cases: [{rate: 3}, {rate: 4}]", "line 9, grids[1].cases[0].rate"),
+    ],
+)
+def test_nuisance_in_one_grid_and_varied_in_another(end: str, place: str) -> None:
+    told = refusal(MIXED.replace("[far]}", f"[far]{end}"))
+    assert f"{place}: 'rate' varies here and is nuisance in grids[0]: in one sweep" in told
+
+
 def test_overrides_are_read_as_yaml() -> None:
     texts = ["rate=1e-3,2", "mode=fine, diverge", "hidden=[[64, 64], [32]]", "size=3", "flag=true"]
     assert parse_overrides(texts) == {
@@ -213,6 +254,9 @@ def test_what_is_written_back_finds_its_files_from_anywhere(tmp_path: Path) -> N
     )
     written = yaml.safe_load(load_sweep(path, CATALOGUE).to_yaml())
     assert written["targets"]["p"]["file"] == str(tmp_path / "a.csv")
+    path.write_text(path.read_text().replace("a.csv", "~/b.csv"))
+    written = yaml.safe_load(load_sweep(path, CATALOGUE).to_yaml())
+    assert written["targets"]["p"]["file"] == str(Path.home().resolve() / "b.csv")
 
 
 # YAML.

@@ -271,9 +271,25 @@ def test_sweeps_are_found_by_name_or_path(sweep: tuple[Path, list[Cell]], monkey
     assert len(reading.read_cells(str(folder))) == 12
     with pytest.raises(StoreError, match=r"Did you mean 'made'\?.*modesweep run maed"):
         reading.read_cells("maed", folder.parent)
+    monkeypatch.chdir(folder)
+    assert [reading.find_folder(here) for here in (".", Path())] == [folder, folder]
+    assert reading.find_folder(Path("../made")) == Path("../made")
+    with pytest.raises(StoreError, match="A path is that of a folder with"):
+        reading.find_folder("..")
     (folder / "cells.parquet").write_bytes(b"x")
     with pytest.raises(StoreError, match="cannot be read"):
         reading.read_cells(folder)
+
+
+def test_a_folder_here_never_hides_one_in_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("here/one", "here/two", "results/one"):
+        (tmp_path / folder / "records").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert reading.find_folder("one", "../results") == Path("../results/one")
+    assert reading.find_folder("./one", "../results") == Path("one")
+    with pytest.raises(StoreError, match=r"The folder \./two is meant only by its path\."):
+        reading.find_folder("two", "../results")
+    assert reading.find_folder(Path("two"), "../results") == Path("two")
 
 
 def test_the_manifest_keeps_earlier_runs(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_configurations_wait_for_their_seeds(seeds: int) -> None:
     assert given_at == ([[], [], [two], [one], []] if seeds else [[]] * 5)
     left = groups.flush(lambda: iter(tables))
     assert {run.key for run in left} == ({three} if seeds else {one, two, three})
+    assert groups.flush(lambda: iter(tables)) == left
 
 
 def test_a_retried_cell_renews_its_whole_configuration() -> None:
@@ -116,7 +117,7 @@ def test_a_retried_cell_renews_its_whole_configuration() -> None:
     assert after.revision > before.revision
 
 
-def test_a_folder_says_what_varies(tmp_path: Path) -> None:
+def test_a_folder_says_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_folder(tmp_path, [])
     text = """
 name: made
@@ -138,7 +139,10 @@ seeds: [3, 5, 8]
     assert set(said.axes["toy"]) == {"rate", "size", "hidden", "mode"}
     (folder / "sweep.yaml").write_text(SWEEP)
     assert (about(folder).seeds, set(about(folder).axes["toy"])) == (2, {"target", "rate"})
-    (folder / "sweep.yaml").unlink()
-    assert about(folder).name == "made"
+    copy = folder.rename(tmp_path / "copy")
+    assert about(copy).name == "made"
+    (copy / "sweep.yaml").unlink()
+    monkeypatch.chdir(copy)
+    assert about(copy).name == about(Path()).name == "copy"
     assert "| a |" in note(said, folder, "| a |")
     assert "**why?**" in note(said, folder, None)

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -20,7 +21,7 @@ from runner.provenance import Git, Provenance
 from runner.record import Failure
 from runner.store.shards import shard_paths, write_shard
 from runner.tracking import mlflow_store
-from runner.tracking.export import export
+from runner.tracking.export import Export, export
 from runner.tracking.location import Location, locate
 from runner.tracking.request import ExportReport, Mode, Request, provenance_tags
 from tests.runner.tracking_cases import EXPERIMENT, copy_store, dump, make_cells, make_folder, make_table
@@ -290,6 +291,18 @@ def test_configurations(way: str, store: Location, tmp_path: Path) -> None:
     renewed = children(store, kind="configuration")
     assert renewed[cells[5].configuration_id].data.metrics["n_ok"] == 2
     assert len(renewed) == 3
+
+
+def test_an_incomplete_configuration_is_written_although_the_first_attempt_fails(
+    store: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = Export(Request(make_folder(tmp_path, [make_table(make_cells(1))]), store, "groups"))
+    export.advance()
+    with monkeypatch.context() as patch, pytest.raises(TrackingError, match="busy"):
+        patch.setattr(mlflow_store, "write", Mock(side_effect=TrackingError("busy")))
+        export.end("KILLED")
+    assert export.end("KILLED").written == 1
+    assert len(children(store, kind="configuration")) == 1
 
 
 def test_only_the_planned_cells_are_exported(store: Location, tmp_path: Path) -> None:

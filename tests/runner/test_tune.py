@@ -109,7 +109,8 @@ def test_each_batch_gets_the_gpu_it_asks_for(running_ray: None, tmp_path: Path) 
     cells = suite.cells(4)
     asked = [
         *suite.batches(cells[:2], 1, resources=Resources(cpu=1, gpu=0.5)),
-        *suite.batches(cells[2:], 1, resources=Resources(cpu=2)),
+        *suite.batches(cells[2:3], 1, resources=Resources(cpu=2)),
+        *suite.batches(cells[3:], 1, resources=Resources(cpu=0)),
     ]
     with TuneExecutor({"toy": replace(fakes.TOY, run_batch=seen)}, suite.CONTEXT) as executor:
         assert executor.gpus == 1
