@@ -267,7 +267,7 @@ def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 KL_FIT = Experiment(
     name="kl_fit",
-    version=1,
+    version=2,
     params=Params,
     metrics=METRICS,
     objective="objective",

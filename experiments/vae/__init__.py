@@ -191,7 +191,7 @@ def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 VAE = Experiment(
     name="vae",
-    version=1,
+    version=2,
     params=Params,
     metrics=METRICS,
     objective="objective",
