@@ -79,7 +79,8 @@ def run(
     json_: AsJson = False,
 ) -> None:
     """Run the cells of a sweep that are not done yet, log them to MLflow, write tables and report."""
-    from runner import lookup
+    from runner import hints, lookup
+    from runner.provenance import redact
 
     options = Options(
         results=results,
@@ -102,7 +103,8 @@ def run(
     if json_:
         print(json.dumps(api.report_json(report)))
     else:
-        console.print(display.report_view(report, lookup.comparisons(report.folder)))
+        looking = hints.looking(results, redact(tracking_uri or ""))
+        console.print(display.report_view(report, lookup.comparisons(report.folder), looking))
         if profile:
             from runner.profile import FILE, read
 

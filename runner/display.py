@@ -94,8 +94,8 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> 
     }
 
 
-def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
-    """The coverage-sharpness table, how many cells ended how, and where to look next."""
+def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") -> RenderableType:
+    """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
     lines: list[RenderableType] = [
@@ -108,7 +108,7 @@ def report_view(report: Report, parts: Sequence[Comparison]) -> RenderableType:
     elif not_ok:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
-        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui"))
+        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui{looking}"))
     if counts.missing < counts.cells:
         made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
         lines.append(Text(f"{made}: {report.folder}"))

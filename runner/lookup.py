@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
 from runner.errors import StoreError
+from runner.hints import alone, looking
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
 from runner.store.reading import find_folder, read_table
@@ -74,7 +74,8 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
     """
     found = differences(*(read_table("cells", find_folder(sweep, results)) for sweep in (a, b)))
     if not found:
-        raise StoreError(f"'{a}' and '{b}' have no experiment in common. What they ran: modesweep summary SWEEP")
+        see = f"modesweep summary SWEEP{looking(results)}"
+        raise StoreError(f"'{a}' and '{b}' have no experiment in common. What they ran: {see}")
     return found
 
 
@@ -107,8 +108,7 @@ def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
             sections[SECTIONS[role]][f"{field.name} ({unit})" if unit else field.name] = value
     if row["error"]:
         sections["why it is not ok"] = {"error": row["error"]}
-    again = f"modesweep run {shlex.quote(str(folder / 'sweep.yaml'))} --cell {whole} --executor inline"
-    sections["again"] = {"command": again}
+    sections["again"] = {"command": alone(folder, whole)}
     kept = {name: values for name, values in sections.items() if values}
     return f"{whole}: {row['experiment']}, seed {row['seed']}, {row['status']} (sweep {row['sweep']})", kept
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import importlib
-import os
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runner.hints import alone, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -128,7 +128,7 @@ def _context(folder: Path) -> dict[str, Any]:
         "failures": _failures(cells, folder),
         "metrics": list(_metrics(study.fields)),
         "files": {file: about for file, about in FILES.items() if (folder / file).exists()},
-        "folder": _shown(folder),
+        "folder": shown(folder),
         "axis": next((view.axes[0].name for view in study.views if view.axes), None),
     }
 
@@ -234,20 +234,9 @@ def _failures(cells: pa.Table, folder: Path) -> list[dict[str, Any]]:
     kinds = rows.groupby(list(OF_FAILURES[:3]), sort=False, dropna=False)
     first = kinds.head(1).assign(count=kinds["cell_id"].transform("size"))
     return [
-        {**row, "error": _plain(row["error"]), "again": _again(folder, row["cell_id"])}
+        {**row, "error": _plain(row["error"]), "again": alone(folder, row["cell_id"])}
         for row in first.sort_values("count", ascending=False, kind="stable").to_dict("records")
     ]
-
-
-def _again(folder: Path, cell_id: str) -> str:
-    sweep = shlex.quote(f"{_shown(folder)}/sweep.yaml")
-    return f"modesweep run {sweep} --cell {cell_id} --executor inline"
-
-
-def _shown(folder: Path) -> str:
-    """The folder as one types it: relative to where the command was given, when it lies below."""
-    below = os.path.relpath(folder)
-    return str(folder) if below.startswith("..") else below
 
 
 def _metrics(fields: Mapping[str, Mapping[str, str]]) -> Iterator[tuple[str, str, str, str]]:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runner.errors import StoreError
+from runner.hints import looking
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,7 +127,8 @@ def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
     elif _has_results(path):
         after = f"The folder ./{sweep} is meant only by its path."
     else:
-        after = f"Next: modesweep run {sweep}"
+        file = f"./{sweep}.yaml"
+        after = f"Next: modesweep run {file if Path(file).is_file() else sweep}{looking(Path(results))}"
     raise StoreError(f"no results of a sweep '{sweep}' in {results}/.{guess} {held} {after}")
 
 

@@ -132,7 +132,7 @@ class Follower:
         said = self._request.location.hide(self._errors.read().decode(errors="replace")).strip().splitlines()
         return (
             f"the export to MLflow stopped early: {said[-1] if said else 'it was killed or did not answer'}. "
-            f"The results are safe; `modesweep export {self._request.folder.name}` catches up"
+            f"The results are safe; `{self._request.repetition}` catches up"
         )
 
 

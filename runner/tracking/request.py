@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from runner.errors import ModesweepError
+from runner.hints import looking
 from runner.provenance import Provenance
-from runner.tracking.location import Location
+from runner.tracking.location import Location, locate
 
 Mode = Literal["cells", "groups"]
 Progress = Callable[[int, int], None]
@@ -34,6 +35,13 @@ class Request:
     mode: Mode = "cells"
     cells: Sequence[str] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def repetition(self) -> str:
+        """The command that exports the same once more; its URI, if it needs one, has no secrets."""
+        results = self.folder.resolve().parent
+        uri = None if self.location == locate(None, results) else self.location.hide(self.location.uri)
+        return f"modesweep export {self.folder.resolve().name}{looking(results, uri)}"
 
     def to_line(self) -> str:
         """One line of JSON. It may hold a password, so it travels by a pipe, never on a command line."""
@@ -104,5 +112,5 @@ def explain(error: BaseException, request: Request) -> str:
         return reason
     return (
         f"MLflow at {request.location.hide(request.location.uri)} could not be written: "
-        f"{reason.rstrip('.')}. The results are safe; `modesweep export {request.folder.name}` catches up"
+        f"{reason.rstrip('.')}. The results are safe; `{request.repetition}` catches up"
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from runner.errors import TrackingError
+from runner.hints import looking
 from runner.tracking.location import ENVIRONMENT, SERVERS, TRAINING, Location, locate
 
 HOST = "127.0.0.1"  # MLflow asks nobody for a password, so nobody else may reach it
@@ -46,9 +47,10 @@ def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: C
         announce(f"The runs are shown by their own server: {store}")
         return 0
     if location.database is not None and not location.database.exists():
+        there = looking(results, tracking_uri and store)
         raise TrackingError(
-            f"there are no MLflow runs in {location.database} yet; `modesweep run quickstart` makes some, "
-            f"and `modesweep export SWEEP` adds those of a sweep that ran without MLflow"
+            f"there are no MLflow runs in {location.database} yet; `modesweep run quickstart{there}` makes some, "
+            f"and `modesweep export SWEEP{there}` adds those of a sweep that ran without MLflow"
         )
     with server(location, free_port(port)) as address, suppress(KeyboardInterrupt):
         pages = "\n".join(f"  {name}: {page}" for name, page in _pages(address))

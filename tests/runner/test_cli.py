@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 
 from runner import cli
+from runner.tracking.request import ExportReport
 
 GOOD = """\
 name: mine
@@ -140,6 +143,24 @@ def test_run_then_look_at_it(say) -> None:
     again = say("run", "results/mine/sweep.yaml", "--cell", id_, "--executor", "inline", "--mlflow", "off")
     assert again.code == 0
     assert "1 ok" in again.out
+
+
+def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    here = ["--results", "my runs"]
+    follower = Mock(finish=Mock(return_value=ExportReport(2)), poll=Mock(return_value=Mock(exported=2)))
+    monkeypatch.setattr("runner.driver.Follower", Mock(return_value=follower))
+    ran = say("run", "mine.yaml", "--executor", "inline", *here, "--tracking-uri", "postgresql://me:pw@db/x")
+    assert "modesweep ui --results 'my runs' --tracking-uri 'postgresql://me:***@db/x'" in " ".join(ran.out.split())
+    id_ = pd.read_parquet("my runs/mine/cells.parquet")["cell_id"][0]
+    shown = json.loads(say("show", id_, "--json", *here).out)
+    alone = f"modesweep run 'my runs/mine/sweep.yaml' --results 'my runs' --cell {id_} --executor inline"
+    assert shown["again"]["command"] == alone
+    assert say(*shlex.split(alone)[1:], "--mlflow", "off").code == 0
+    assert not Path("results").exists()
+    assert say("status", "mine").err.rstrip().endswith("Next: modesweep run ./mine.yaml")
+    assert "modesweep run other --results 'my runs'" in say("status", "other", *here).err
+    assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
 
 
 def test_what_is_not_there_is_said(say) -> None:

@@ -95,7 +95,7 @@ def test_a_killed_exporter_is_reported_and_not_raised(store: Location, tmp_path:
     os.kill(follower._process.pid, signal.SIGKILL)
     report = follower.finish("FINISHED")
     assert report.error
-    assert "`modesweep export made` catches up" in report.error
+    assert f"`{follower._request.repetition}` catches up" in report.error
 
 
 def test_ctrl_c_at_the_terminal_does_not_reach_the_exporter(store: Location, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_no_mlflow_no_harm_and_no_password(tmp_path: Path, monkeypatch: pytest.M
     report = follower.finish("FINISHED")
     assert report.error
     assert "could not be written" in report.error
-    assert "`modesweep export made` catches up" in report.error
+    assert f"`modesweep export made --results {tmp_path} --tracking-uri 'http://jo:***@" in report.error
     for text in (arguments, environment, report.error, str(late), repr(follower._request)):
         assert "s3cr3t" not in text
     assert "\n" not in report.error
