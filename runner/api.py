@@ -76,7 +76,7 @@ def verify(
     """
     from experiments.verification import rows
     from experiments.verification import verify as compare
-    from runner.verification import write_files
+    from runner.verification import check_writable, write_files
     from runner.worker import one_thread
 
     every = rows(quick)
@@ -84,6 +84,7 @@ def verify(
     if not chosen:
         known = ", ".join(dict.fromkeys(row.topic for row in every))
         raise SweepError(f"no row of the table begins with {' or '.join(map(repr, topics))}. Topics: {known}")
+    check_writable(results)
     with one_thread():
         found = compare(chosen, progress)
     return found, write_files(found, results)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+T = TypeVar("T")
 
 
 class ExecutorName(StrEnum):
@@ -37,13 +39,23 @@ class Kind(StrEnum):
     references = "references"
 
 
+def _text(given: T) -> T:
+    """Refuse a name of bytes that are no text: neither the manifest nor MLflow could hold it."""
+    try:
+        str(given).encode()
+    except UnicodeEncodeError:
+        shown = str(given).encode(errors="backslashreplace").decode()
+        raise typer.BadParameter(f"'{shown}' is not text in UTF-8; choose another name") from None
+    return given
+
+
 SweepArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A shipped sweep's name, or the path of a YAML file.")
 ]
 DoneArgument = Annotated[
     str, typer.Argument(metavar="SWEEP", help="A sweep's name, or the path of its results folder.")
 ]
-Results = Annotated[Path, typer.Option(help="The folder that holds a folder for each sweep.")]
+Results = Annotated[Path, typer.Option(callback=_text, help="The folder that holds a folder for each sweep.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="AXIS=V1,V2", help="Replace a parameter's values. Repeatable."),
@@ -57,6 +69,7 @@ Tracking = Annotated[
     str | None,
     typer.Option(
         help="MLflow tracking URI. [default: mlflow.db in the results folder]",
+        callback=_text,
         envvar="MLFLOW_TRACKING_URI",
         show_default=False,
     ),

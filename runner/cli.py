@@ -284,7 +284,7 @@ def verify(
 def ui(
     results: Results = Path("results"),
     tracking_uri: Tracking = None,
-    port: Annotated[int, typer.Option(help="The first port to try.")] = 5000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The first port to try.")] = 5000,
 ) -> None:
     """Browse every run in MLflow's web page, on this machine alone."""
     from runner.tracking.ui import serve

@@ -87,7 +87,7 @@ class Sweep:
         file = definition.get("file")
         if not isinstance(file, str):
             return definition
-        return {**definition, "file": str((self.folder / file).resolve())}
+        return {**definition, "file": str((self.folder / Path(file).expanduser()).resolve())}
 
 
 def load_sweep(

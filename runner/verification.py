@@ -59,6 +59,18 @@ class Verified(Protocol):
     def reason(self) -> str: ...
 
 
+def check_writable(folder: Path) -> None:
+    """Try whether ``write_files`` can write, before minutes of fits and not after them.
+
+    Raises:
+        StoreError: no file can be written there.
+    """
+    trial = folder / FOLDER / ".trial"
+    with replacing(trial) as temporary:
+        temporary.touch()
+    trial.unlink(missing_ok=True)
+
+
 def write_files(results: Sequence[Verified], folder: Path) -> Path:
     """Write ``verify.parquet`` and ``verify.md`` into ``folder/verify``; returns that folder.
 
@@ -68,7 +80,6 @@ def write_files(results: Sequence[Verified], folder: Path) -> Path:
     own = folder / FOLDER
     fields = [pa.field(name, kind, metadata={"role": role, "meaning": said}) for name, kind, role, said in COLUMNS]
     columns = {name: [getattr(result, name) for result in results] for name, *_ in COLUMNS}
-    own.mkdir(parents=True, exist_ok=True)
     write(own / f"{FOLDER}.parquet", pa.table(columns, schema=pa.schema(fields)))
     with replacing(own / f"{FOLDER}.md") as temporary:
         temporary.write_text(markdown(results), encoding="utf-8")

@@ -37,7 +37,11 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
     words = {key: _text(definition, key) for key in ("unit", "about")}
     if "file" in definition:
         file = _text(definition, "file")
-        return read_points(name, folder / Path(file).expanduser(), definition.get("columns"), **words)
+        try:
+            return read_points(name, folder / Path(file).expanduser(), definition.get("columns"), **words)
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no such user after ~
+            reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+            raise ValueError(f"file: '{file[:60]}' cannot be read: {reason}") from None
     return _mixture(name, definition, **words)
 
 

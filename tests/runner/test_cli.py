@@ -43,10 +43,14 @@ BROKEN = {
     "seeds": ("name: mine", "name: mine\nseeds: none", ["seeds"]),
     "undefined": ("samples: 16}", 'samples: 16, init: "mode:7"}', ["mode:7", "mode:0 to mode:1"]),
     "file": ("[bimodal]", "[mine]", ["nowhere.csv"]),
+    "long name": ("[bimodal]", "[mine]", ["targets.mine", "File name too long"]),
+    "home": ("[bimodal]", "[mine]", ["~nosuchuser/x.csv", "home directory"]),
     "covariance": ("[bimodal]", "[mine]", ["covariance"]),
 }
 TARGETS = {
     "file": "targets: {mine: {file: nowhere.csv}}\n",
+    "long name": f"targets: {{mine: {{file: {'a' * 300}.csv}}}}\n",
+    "home": "targets: {mine: {file: ~nosuchuser/x.csv}}\n",
     "covariance": "targets: {mine: {weights: [1.0], means: [[0.0, 0.0]], covariances: [[[1.0, 2.0], [2.0, 1.0]]]}}\n",
 }
 
@@ -100,6 +104,10 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
+        (["run", "smoke", "--executor", "inline", "--results", "r\udcff"], ["--results", "r\\udcff", "UTF-8"]),
+        (["run", "smoke", "--executor", "inline", "--tracking-uri", "sqlite:///r\udcff"], ["--tracking-uri", "UTF-8"]),
+        (["ui", "--port", "-5"], ["--port", "1"]),
+        (["ui", "--port", "70000"], ["--port", "65535"]),
     ],
 )
 def test_a_wrong_option_is_answered_before_anything_starts(say, arguments: list[str], named: list[str]) -> None:

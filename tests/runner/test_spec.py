@@ -254,6 +254,9 @@ def test_what_is_written_back_finds_its_files_from_anywhere(tmp_path: Path) -> N
     )
     written = yaml.safe_load(load_sweep(path, CATALOGUE).to_yaml())
     assert written["targets"]["p"]["file"] == str(tmp_path / "a.csv")
+    path.write_text(path.read_text().replace("a.csv", "~/b.csv"))
+    written = yaml.safe_load(load_sweep(path, CATALOGUE).to_yaml())
+    assert written["targets"]["p"]["file"] == str(Path.home().resolve() / "b.csv")
 
 
 # YAML.

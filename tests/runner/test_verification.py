@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ import pytest
 from experiments import verification
 from experiments.verification import Row
 from runner import api, cli
-from runner.errors import SweepError
+from runner.errors import StoreError, SweepError
 
 GOOD = Row("law/small/value", "closed form", "a | b", 1.0, lambda: 1.0, 1e-6)
 BAD = replace(GOOD, name="law/large/value", obtain=lambda: 2.0)
@@ -61,6 +62,15 @@ def test_exit_codes(
     assert (said["rows"], said["failed"], said["table"][0]["obtained"]) == (1, 1, 2.0)
     assert say(monkeypatch, "verify", "lore", "--results", str(results)) == 2
     assert "Topics: law" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("experiments.verification.verify", Mock(side_effect=AssertionError("computed")))
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="could not be written: Not a directory"):
+        api.verify(tmp_path / "file" / "results", quick=True)
 
 
 def test_an_unknown_topic_is_refused(table: None, results: Path) -> None:
