@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from runner import cgroup
 from runner.batch import Batch, make_batches
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
 from runner.spec import Sweep
 
-MEMORY_SHARE = 0.25  # of this machine's memory, for the stacks of all workers together
+MEMORY_SHARE = 0.25  # of the memory that this process may use, for the stacks of all workers together
 LARGEST_STACK = 400 * 2**20  # bytes; a worker with torch loaded then stays below 900 MB
 
 
@@ -77,11 +78,12 @@ def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
 def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int, gpus: float = 0.0) -> tuple[Batch, ...]:
     """The batches of what is left of a plan, for so many workers and GPUs on a machine like this one."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = min(physical, cgroup.memory_limit() or physical)
     return make_batches(
         plan,
         catalogue.experiments,
         workers=workers,
-        memory_bytes=min(int(physical * MEMORY_SHARE / workers), LARGEST_STACK),
+        memory_bytes=min(int(memory * MEMORY_SHARE / workers), LARGEST_STACK),
         gpus=gpus,
         cells_per_batch=options.cells_per_batch,
     )

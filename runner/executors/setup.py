@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from runner import cgroup
 from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.experiment import Experiment
@@ -72,7 +73,8 @@ def set_environment(private: bool) -> None:
 
 def cores() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, int(cgroup.cpu_limit() or count)))
 
 
 def gpus(devices: Path = Path("/dev")) -> int:

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runner import cgroup
 from runner.batch import LONGEST, MULTIPLE, STACK, Batch, at_once, estimate, make_batches, makespan
 from runner.grid import Resources
+from runner.options import Options, cut
 from runner.planning import Plan, make_plan
 from runner.spec import load_sweep
 from tests.runner.fakes import CATALOGUE, TOY
@@ -43,6 +45,14 @@ def plan_of(*grids: dict[str, Any], seeds: int = 1) -> Plan:
 
 def batches_of(plan: Plan, **options: Any) -> tuple[Batch, ...]:
     return make_batches(plan, {"toy": TOY}, **{"workers": 2, "memory_bytes": 10**9, **options})
+
+
+def test_a_container_s_memory_bounds_the_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of({"size": [2], "rate": list(range(1, 65))})
+    for limit, sizes in ((None, {128}), (2**62, {128}), (256_000, {16, 32})):
+        monkeypatch.setattr(cgroup, "memory_limit", lambda limit=limit: limit)
+        batches = cut(plan, CATALOGUE, Options(), workers=1)
+        assert {len(batch.cells) for batch in batches} <= sizes, limit
 
 
 def padded(batch: Batch) -> int:

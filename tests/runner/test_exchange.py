@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner import worker
+from runner import cgroup, worker
 from runner.batch import Resources
 from runner.errors import ExecutorError
 from runner.executors import setup
@@ -126,6 +126,40 @@ def test_a_private_ray_leaves_memory_to_the_kernel(monkeypatch: pytest.MonkeyPat
 )
 def test_a_batch_always_takes_something(cpu: float, gpu: float, gpus: int, expected: dict[str, float]) -> None:
     assert setup.occupied(cpu, gpu, {"CPU": 4, "GPU": gpus}) == expected
+
+
+QUOTAS = {
+    "v2": ("0::/", {"cpu.max": "150000 100000", "memory.max": "1073741824"}, 1.5, 1 << 30),
+    "v2 without limits": ("0::/", {"cpu.max": "max 100000", "memory.max": "max"}, None, None),
+    "v2 around the own": (
+        "0::/slurm/job_1/step",
+        {"slurm/cpu.max": "800000 100000", "slurm/job_1/cpu.max": "200000 100000", "slurm/job_1/memory.max": "99"},
+        2.0,
+        99,
+    ),
+    "v1 in a container": (
+        "4:memory:/docker/abc\n2:cpuacct:/docker/abc\n1:cpu,cpuset:/docker/abc\n0::/",
+        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000", "memory/memory.limit_in_bytes": "77"},
+        0.5,
+        77,
+    ),
+    "v1 without limits": ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None),
+    "no control groups": ("", {}, None, None),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_limits_of_control_groups(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    membership, files, cpus, memory = QUOTAS[case]
+    (tmp_path / "own").write_text(membership)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert cgroup.cpu_limit(tmp_path, tmp_path / "own") == cpus
+    assert cgroup.memory_limit(tmp_path, tmp_path / "own") == memory
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr(cgroup, "cpu_limit", lambda: cpus)
+    assert setup.cores() == (64 if cpus is None else max(1, int(cpus)))
 
 
 def test_gpus_are_optional() -> None:

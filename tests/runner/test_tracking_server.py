@@ -130,7 +130,7 @@ def test_a_server_has_its_own_pages(tmp_path: Path) -> None:
 
 
 def test_nothing_to_show_yet(tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="`modesweep run quickstart` makes some"):
+    with pytest.raises(TrackingError, match=f"`modesweep run quickstart --results {tmp_path}` makes some"):
         ui.serve(None, tmp_path)
 
 
