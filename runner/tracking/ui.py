@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from runner.errors import TrackingError
 from runner.hints import looking
@@ -63,10 +63,15 @@ def serve(tracking_uri: str | None, results: Path, port: int = 5000, announce: C
 def _pages(address: str) -> list[tuple[str, str]]:
     """The newest sweeps, each with the page of its runs: MLflow's own list leads to traces, of which there are none."""
     query = urllib.parse.urlencode({"max_results": NEWEST, "order_by": "last_update_time DESC"})
-    with urllib.request.urlopen(f"{address}/api/2.0/mlflow/experiments/search?{query}", timeout=10) as answer:
+    with _open(f"{address}/api/2.0/mlflow/experiments/search?{query}", timeout=10) as answer:
         found = json.load(answer).get("experiments", [])
     pages = {e["name"]: f"{address}/#/experiments/{e['experiment_id']}/runs?{TRAINING}" for e in found}
     return [(name, page) for name, page in pages.items() if name != "Default"]
+
+
+def _open(url: str, timeout: float) -> Any:
+    """An answer of this machine's own server, which no proxy that the environment names could reach."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
 
 
 @contextmanager
@@ -127,7 +132,7 @@ def free_port(asked: int) -> int:
 def _wait_until_it_answers(process: subprocess.Popen[bytes], address: str, log: IO[bytes], location: Location) -> None:
     deadline = time.monotonic() + START
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+        with suppress(urllib.error.URLError, OSError), _open(f"{address}/health", timeout=5):
             return
         time.sleep(0.1)
     log.seek(0)

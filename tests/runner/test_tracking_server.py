@@ -7,10 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mlflow import MlflowClient
@@ -127,6 +131,30 @@ def test_a_server_has_its_own_pages(tmp_path: Path) -> None:
     assert ui.serve("https://me:s3cr3t@mlflow.example.org", tmp_path, announce=said.append) == 0
     assert "mlflow.example.org" in said[0]
     assert "s3cr3t" not in said[0]
+
+
+def test_the_own_server_is_asked_past_any_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"experiments": [{"name": "made", "experiment_id": "7"}]}')
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with HTTPServer(("127.0.0.1", 0), Healthy) as own:
+        threading.Thread(target=own.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{own.server_port}"
+        with tempfile.TemporaryFile() as log:
+            running = Mock(poll=Mock(side_effect=[None, 1]))
+            ui._wait_until_it_answers(running, address, log, Location(address))
+        assert [name for name, _ in ui._pages(address)] == ["made"]
+        own.shutdown()
 
 
 def test_nothing_to_show_yet(tmp_path: Path) -> None:
