@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -119,7 +119,10 @@ def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
     torch = sys.modules.get("torch")
     if not (torch and torch.cuda.is_available()):  # an experiment may use a GPU by other means, or say it has none
         return len(cells)
-    free, _ = torch.cuda.mem_get_info()
+    try:
+        free, _ = torch.cuda.mem_get_info()
+    except RuntimeError:  # what ails the GPU is told by the cells that it fails
+        return len(cells)
     each = max(experiment.bytes_per_cell(cell.params, cell.target) for cell in cells)
     return max(1, min(len(cells), int(CUDA_SHARE * free / max(each, 1))))
 
@@ -146,7 +149,8 @@ def _halving(experiment: Experiment, cells: Sequence[Cell], device: str) -> list
 def _empty_cuda_cache() -> None:
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # of a GPU that a cell has left in error
+            torch.cuda.empty_cache()
 
 
 def _table(

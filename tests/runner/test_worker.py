@@ -135,6 +135,20 @@ def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch
     assert set(table["status"].to_pylist()) == {"ok"}
 
 
+def test_a_gpu_in_error_fails_its_cells_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    monkeypatch.setattr(torch.cuda, "empty_cache", broken)
+    (batch,) = batches(cells(3), 3)
+    table = worker.run(replace(TOY, run_batch=broken), batch, CONTEXT, "cuda")
+    assert set(table["status"].to_pylist()) == {"failed"}
+    assert table["error"][0].as_py().startswith("RuntimeError: CUDA error")
+    assert set(worker.run(TOY, batch, CONTEXT, "cuda")["status"].to_pylist()) == {"ok"}
+
+
 def test_records_of_a_lost_worker() -> None:
     (batch,) = batches(cells(2), 2)
     table = worker.failed(TOY, batch, CONTEXT, "worker died")
