@@ -36,8 +36,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that a killed driver left. Only the holder of the lock may call this."""
-    for path in folder.glob(f".*{TEMPORARY}"):
+    """Delete the temporary files that a killed driver left, in the folders below too (figures, records).
+
+    Only the holder of the lock may call this.
+    """
+    for path in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
         path.unlink(missing_ok=True)
 
 

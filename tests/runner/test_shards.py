@@ -133,6 +133,11 @@ def test_leftovers_are_ignored_then_removed(tmp_path: Path) -> None:
     assert list(read_status(tmp_path)) == [f"{0:016x}"]
     remove_leftovers(path.parent)
     assert sorted(path.parent.iterdir()) == [path]
+    (tmp_path / "figures").mkdir()
+    for half in (tmp_path / ".cells.parquet-1.tmp", tmp_path / "figures" / ".lines.png-1.tmp", leftover):
+        half.touch()
+    remove_leftovers(tmp_path)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
