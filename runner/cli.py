@@ -112,7 +112,8 @@ def run(
             console.print(display.pairs_view(f"\nWhere the time went, from {path}", read(path)), highlight=False)
     if report.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(OK if report.all_ok else NOT_OK)
+    asked = report.all_ok if cell is None else set(report.ran) == {"ok"}
+    raise typer.Exit(OK if asked else NOT_OK)
 
 
 @app.command()

@@ -148,6 +148,8 @@ def test_run_then_look_at_it(say) -> None:
     assert id_ in shown
     assert "coverage" in shown
     assert f"--cell {id_}" in shown
+    elsewhere = ("--cell", id_, "--results", "other", "--executor", "inline", "--mlflow", "off")
+    assert say("run", "mine.yaml", *elsewhere).code == 0  # of two cells, the one that was asked for is ok
     again = say("run", "results/mine/sweep.yaml", "--cell", id_, "--executor", "inline", "--mlflow", "off")
     assert again.code == 0
     assert "1 ok" in again.out
