@@ -217,7 +217,7 @@ def show(
 
     title, sections = lookup.show(cell_id, results)
     if json_:
-        print(json.dumps(sections, default=str))
+        print(json.dumps(display.plain(sections), default=str))
         return
     _console().print(display.pairs_view(title, sections))
 

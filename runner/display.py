@@ -153,6 +153,15 @@ def pairs_view(title: str, sections: Mapping[str, Mapping[str, Any]]) -> Rendera
     return Group(*shown)
 
 
+def plain(value: Any) -> Any:
+    """The same value as JSON has it: a number that is not finite is null."""
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def difference_view(parts: Sequence[Difference]) -> RenderableType:
     """B - A: a row for each configuration that both sweeps have."""
     shown: list[RenderableType] = []

@@ -173,6 +173,13 @@ def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatc
     assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
 
 
+def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"metrics": {"forward_kl": math.inf, "coverage": 0.5}, "the fit": {"q_mean": [math.nan, 1.0]}}
+    monkeypatch.setattr("runner.lookup.show", lambda *_: ("a cell", held))
+    shown = json.loads(say("show", "abc", "--json").out)
+    assert shown == {"metrics": {"forward_kl": None, "coverage": 0.5}, "the fit": {"q_mean": [None, 1.0]}}
+
+
 def test_what_is_not_there_is_said(say) -> None:
     for command in (["summary", "mine"], ["status", "mine"], ["show", "abc"], ["export", "mine"]):
         said = say(*command)
