@@ -113,6 +113,9 @@ def test_an_explanation_is_one_line_with_the_way_on() -> None:
     text = explain(error, request)
     assert "s3cr3t" not in text
     assert "\n" not in text
-    assert "`modesweep export mine` catches up" in text
+    assert "`modesweep export mine --tracking-uri 'http://me:***@host:1'` catches up" in text
+    for results, where in (("results", ""), ("my runs", " --results 'my runs'")):
+        own = Request(Path(results) / "mine", locate(None, Path(results)))
+        assert f"`modesweep export mine{where}` catches up" in explain(error, own)
     assert explain(TrackingError("deleted"), request) == "deleted"
     assert "KeyError" in explain(KeyError(), request)
