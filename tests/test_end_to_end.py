@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "runner.cli"]
+COMMAND = [sys.executable, "-P", "-m", "runner.cli"]
 NOT_COMPARED = ["fit_seconds", "worker", "batch_id", "finished_at", "device", "code_version"]
 
 MINE = """
@@ -70,6 +70,9 @@ def numbers(folder: Path, sweep: str) -> dict[str, pd.DataFrame]:
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mine")
     (folder / "mine.yaml").write_text(MINE)
+    for name in ("experiments", "runner"):  # a user's own packages, which no process may take for modesweep's
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
     draws = np.random.default_rng(3).normal(size=(300, 2)) * [1.0, 20.0] + [0.0, 100.0]
     pd.DataFrame(draws, columns=["x", "y"]).to_csv(folder / "points.csv", index=False)
     modesweep("run", "mine.yaml", "--results", "tune", folder=folder)

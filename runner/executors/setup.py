@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -86,9 +87,21 @@ def gpus(devices: Path = Path("/dev")) -> int:
 
 def packages(experiments: Iterable[Experiment]) -> list[str]:
     """Folders of the packages that define the runner and the experiments, for clusters that lack them."""
-    names = {"runner", *(e.run_batch.__module__.partition(".")[0] for e in experiments)}
-    files = (getattr(sys.modules.get(name), "__file__", None) for name in sorted(names))
-    return [str(Path(file).parent) for file in files if file and Path(file).name == "__init__.py"]
+    return [str(file.parent) for file in _defined_in(experiments) if file.name == "__init__.py"]
+
+
+def import_folders(experiments: Iterable[Experiment]) -> list[str]:
+    """Where this process has imported the experiments and the runner from, but for what is installed."""
+    found = [file.parent.parent if file.name == "__init__.py" else file.parent for file in _defined_in(experiments)]
+    installed = {Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")}
+    return list(dict.fromkeys(str(folder) for folder in found if folder not in installed))
+
+
+def _defined_in(experiments: Iterable[Experiment]) -> list[Path]:
+    """Files of the outermost modules that define the experiments, then the runner's; a notebook's is in its folder."""
+    names = sorted({e.run_batch.__module__.partition(".")[0] for e in experiments} - {"runner"})
+    modules = [sys.modules[name] for name in (*names, "runner") if name in sys.modules]
+    return [Path(getattr(module, "__file__", None) or "notebook").resolve() for module in modules]
 
 
 def occupied(cpu: float, gpu: float, there: Mapping[str, float]) -> dict[str, float]:

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, nullcontext
@@ -136,9 +136,8 @@ class TuneExecutor:
 
     def _keep(self, cluster: Future[Cluster], closed: threading.Event) -> None:
         # Linux ends Ray's processes with the thread that started them, so this one stays until the end.
-        packages = setup.packages(self._experiments.values())
         try:
-            with _ray(self._address, self._workers or 1, packages) as joined:
+            with _ray(self._address, self._workers or 1, self._experiments.values()) as joined:
                 cluster.set_result(joined)
                 closed.wait()
         except BaseException as error:
@@ -271,7 +270,7 @@ def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tupl
 
 
 @contextmanager
-def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cluster]:
+def _ray(address: str | None, cpus: int, experiments: Collection[Experiment]) -> Iterator[Cluster]:
     """The Ray of this process, or the one at ``address``, or else one that lives as long as the context."""
     # A Ray that was imported before has read its environment, and may run with a token of its own.
     setup.set_environment(private=address is None and "ray" not in sys.modules)
@@ -281,7 +280,8 @@ def _ray(address: str | None, cpus: int, packages: Sequence[str]) -> Iterator[Cl
     owned = not ray.is_initialized()
     try:
         if owned:
-            _init(address, cpus, packages)
+            with haste.imports_from(setup.import_folders(experiments)):
+                _init(address, cpus, setup.packages(experiments))
     except Exception as error:
         raise ExecutorError(setup.no_ray(address, error)) from error
     with tempfile.TemporaryDirectory(prefix="modesweep-", ignore_cleanup_errors=True) as folder:

@@ -36,6 +36,16 @@ def test_tunes_variables_are_set_aside_and_put_back() -> None:
     assert class_cache.DEFAULT_ENV_VARS.items() <= setup.ENVIRONMENT.items()
 
 
+def test_workers_import_from_the_folders_given_and_no_other() -> None:
+    from ray.job_config import JobConfig
+
+    with haste.imports_from(["/a", "/b"]):
+        job = JobConfig()
+        assert job._runtime_env_has_working_dir()  # so that Ray adds none
+        assert job._py_driver_sys_path == ["/a", "/b"]
+    assert not JobConfig()._runtime_env_has_working_dir()
+
+
 def test_a_worker_that_rays_memory_monitor_killed_is_a_lost_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray.exceptions
     from ray.air.execution._internal.actor_manager import RayActorManager, TrackedActor, TrackedActorTask
