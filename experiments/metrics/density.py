@@ -221,7 +221,7 @@ def _cell(
     m = target.modes
     mine = {name: column[k, :m] for name, column in by_mode.items()}
     p, q = ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
-    captured = q.mass >= modes.FAIR * p.mass
+    captured = modes.captured(p.mass, q.mass)
     widths = np.where(captured, mine["log_width"], np.nan)
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
     area, area_se = modes.capture_area(p, q)

@@ -99,7 +99,7 @@ def _modes(
     """Metrics of a cell that count modes, and one array ``(M,)`` for each column of the modes."""
     target, fitted, of_p, of_q, forward, reverse = held
     p, q = ellipses(of_p, of_q, draws)
-    captured = q.mass >= modes.FAIR * weight
+    captured = modes.captured(weight, q.mass)
     area, area_se = modes.capture_area(p, q)
     metrics = {
         "modes_captured": float(captured.sum()),

@@ -278,6 +278,22 @@ def test_densities_by_formula_have_the_same_columns(name: str) -> None:
         assert found.modes[key].sum() == pytest.approx(found.metrics[key], abs=1e-6)
 
 
+def test_a_mode_that_nobody_drew_is_not_captured() -> None:
+    """Of weight 1e-9 and 20 widths away: no draw lies there, and what is said of the other mode stays."""
+    target, fit = mixture([1 - 1e-9, 1e-9], [0.0, 20.0], [1.0, 1.0]), gaussian(0.5, 1)
+    end = math.sqrt(stats.chi2.ppf(0.99, 1))
+    share = (stats.norm.cdf(end, 0.5) - stats.norm.cdf(-end, 0.5)) / 0.99
+    found = by_draws(target, fit, 2000)
+    areas, errors = (np.array([e.metrics[name] for e in found]) for name in ("capture_area", "capture_area_se"))
+    assert areas.mean() == pytest.approx(share / 2, abs=5 * areas.std() / math.sqrt(32))
+    assert 0.6 < areas.std() / errors.mean() < 1.6
+    for e in found:
+        assert e.metrics["modes_captured"] == 1 and list(e.modes["captured"]) == [True, False]
+        assert e.metrics["collapse_invoice"] == pytest.approx(1e-9, rel=1e-6)
+        assert e.modes["fair_share"][1] == 0
+    assert modes.captured(np.array([0.0, 0.0, 0.2]), np.array([0.0, 0.1, 0.01])).tolist() == [False, True, False]
+
+
 def test_invoice_of_no_modes_is_infinite() -> None:
     weights = np.array([0.25, 0.25, 0.5])
     assert modes.collapse_invoice(weights, np.zeros(3, bool)) == math.inf
