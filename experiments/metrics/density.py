@@ -222,7 +222,10 @@ def _cell(
     mine = {name: column[k, :m] for name, column in by_mode.items()}
     p, q = ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
     captured = modes.captured(p.mass, q.mass)
-    widths = np.where(captured, mine["log_width"], np.nan)
+    # Of infinite variances, the numbers would be where panels or draws happen to end.
+    has_width = captured if target.df is None or target.df > 2 else np.zeros(m, dtype=bool)
+    widths = np.where(has_width, mine["log_width"], np.nan)
+    known = widths[~np.isnan(widths)]  # a captured mode's cell is empty where another one's is above it everywhere
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
     area, area_se = modes.capture_area(p, q)
     metrics |= modes.entropic(mine["nearest_mass"], q.draws)
@@ -233,7 +236,7 @@ def _cell(
         "capture_area": area,
         "capture_area_se": area_se,
         "collapse_invoice": modes.collapse_invoice(target.weights, captured),
-        "log_width": float(widths[captured].mean()) if captured.any() else math.nan,
+        "log_width": float(known.mean()) if len(known) else math.nan,
     }
     nats = dict(modes.nats(mine["target_mass"], mine["fitted_mass"], mine["forward"], mine["reverse"]))
     if target.df is not None and not heavy_q:

@@ -294,6 +294,25 @@ def test_a_mode_that_nobody_drew_is_not_captured() -> None:
     assert modes.captured(np.array([0.0, 0.0, 0.2]), np.array([0.0, 0.1, 0.01])).tolist() == [False, True, False]
 
 
+def test_width_of_a_mode_under_another_one() -> None:
+    """0.1 N(0, 0.9) is below 0.9 N(0, 1) everywhere: its ellipse is captured, its cell empty, the other's the line."""
+    target = mixture([0.9, 0.1], [0.0, 0.0], [1.0, math.sqrt(0.9)])
+    found = by_quadrature(target, gaussian(0, 1.2))
+    assert found.metrics["modes_captured"] == 2
+    assert found.metrics["log_width"] == pytest.approx(math.log(1.2 / math.sqrt(0.99)), abs=1e-7)
+    assert np.isnan(found.modes["log_width"]).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("df", [1.5, 2.0, 3.0])
+def test_only_where_there_is_a_variance_is_there_a_width(df: float) -> None:
+    target = replace(gaussian(0, 1), df=df)
+    found = by_quadrature(target, replace(gaussian(0, 2), df=df))
+    expected = math.log(2) if df > 2 else math.nan
+    assert found.metrics["log_width"] == pytest.approx(expected, abs=1e-7, nan_ok=True)
+    assert found.modes["log_width"] == pytest.approx([expected], abs=1e-7, nan_ok=True)
+    assert found.metrics["modes_captured"] == 1
+
+
 def test_invoice_of_no_modes_is_infinite() -> None:
     weights = np.array([0.25, 0.25, 0.5])
     assert modes.collapse_invoice(weights, np.zeros(3, bool)) == math.inf
