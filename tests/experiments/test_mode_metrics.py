@@ -96,6 +96,51 @@ def test_effective_sample_sizes_of_gaussians(a: float, s: float) -> None:
     assert z.std() == pytest.approx(np.mean([m["log_z_reverse_se"] for m in drawn]), rel=0.5)
 
 
+@pytest.mark.parametrize(("df", "df_q"), [(2.0, 3.0), (2.5, 4.0), (3.0, 5.0), (2.0, 4.0), (2.0, 5.0), (2.5, 8.0)])
+def test_a_student_t_fit_of_twice_the_df_has_no_effective_samples(df: float, df_q: float) -> None:
+    """p^2 / q falls like r^-(2 df - df_q + D): the integral over each decade is 10^(df_q - 2 df) of the last one's."""
+    p, q = stats.t(df), stats.t(df_q, scale=1.5)
+
+    def integral(a: float, b: float) -> float:
+        f = lambda u: math.exp(2 * p.logpdf(math.exp(u)) - q.logpdf(math.exp(u)) + u)  # noqa: E731
+        return 2 * float(integrate.quad(f, math.log(a), math.log(b), limit=200)[0])
+
+    growth = integral(1e6, 1e7) / integral(1e5, 1e6)
+    assert growth == pytest.approx(10 ** (df_q - 2 * df), rel=1e-3)
+    expected = 1 / integral(1e-15, 1e12) if growth < 0.9 else 0.0
+    target, fit = replace(gaussian(0, 1), df=df), replace(gaussian(0, 1.5), df=df_q)
+    sides = mixture_quadrature([target], [fit])
+    found = evaluate([target], *sides[:2], level_p=sides[2], level_q=sides[3], df_q=df_q)[0].metrics
+    assert found["ess_forward"] == pytest.approx(expected, abs=1e-7)
+    in_space = replace(target, means=np.zeros((1, 3)), covariances=np.eye(3)[None])
+    fit = replace(in_space, df=df_q)
+    x = [draws_of(m, 500, range(1)) for m in (in_space, fit)]
+    stacked = StackedMixture.stack([fit], torch.float64)
+    drawn = evaluate([in_space], *(Measure.of_draws(v, stacked.log_prob(v)) for v in x), df_q=df_q)[0].metrics
+    assert (drawn["ess_forward"] > 0) == (expected > 0)
+
+
+@pytest.mark.parametrize("df_q", [2.5, 3.0, 3.5, 5.0])
+def test_effective_samples_beside_a_product_of_student_ts(df_q: float) -> None:
+    """Of the crosses p^2 / q falls the slowest along an arm: QUADPACK's decades along x, integrated over y."""
+    crosses, q = named("student_t_jax"), stats.multivariate_t(np.zeros(2), np.eye(2), df=df_q)
+    assert isinstance(crosses, Analytic)
+
+    def along(u: float) -> float:
+        x, y = math.exp(u), np.sinh(np.linspace(-16, 16, 4001))
+        log_p = stats.t(2).logpdf(x) + stats.t(2).logpdf(y)
+        values = np.exp(2 * log_p - q.logpdf(np.stack([np.full_like(y, x), y], axis=1)) + u)
+        return float(integrate.trapezoid(values * np.cosh(np.arcsinh(y)), dx=32 / 4000))
+
+    growth = along(math.log(1e6)) / along(math.log(1e5))
+    assert growth == pytest.approx(10 ** (df_q - 3), rel=0.02)
+    fit = Mixture("fit", np.ones(1), crosses.mean[None], 100 * np.eye(2)[None], df=df_q)
+    stacked = StackedMixture.stack([fit], torch.float64)
+    x_p = StackedAnalytic.stack([crosses], torch.float64).draw(500, [torch.Generator().manual_seed(0)])
+    sides = [Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, draws_of(fit, 500, range(1)))]
+    assert (evaluate([crosses], *sides, df_q=df_q)[0].metrics["ess_forward"] > 0) == (df_q < 3)
+
+
 def test_quadrature_leaves_out_what_draws_of_q_cannot_see() -> None:
     """Against the same cut by root finding and scipy's integrals: w = p / q falls from the left tail of Q."""
     a, s = 0.7, 1.0
@@ -260,7 +305,7 @@ def test_densities_by_formula_have_the_same_columns(name: str) -> None:
     stacked = StackedAnalytic.stack([target] * 32, torch.float64)
     x_p, x_q = (stacked.draw(2000, [torch.Generator().manual_seed(s + k) for k in range(32)]) for s in (0, 100))
     own = [Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q)]
-    m = evaluate([target] * 32, *own, heavy_q=True)[0].metrics
+    m = evaluate([target] * 32, *own, df_q=5.0)[0].metrics
     assert m["ess_forward"] == m["ess_reverse"] == pytest.approx(1.0, abs=1e-9)
     normal = torch.distributions.MultivariateNormal(*(torch.as_tensor(v) for v in (target.mean, target.covariance)))
     torch.manual_seed(0)
