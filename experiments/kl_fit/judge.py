@@ -16,7 +16,7 @@ from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inve
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
-from experiments.metrics.partition import pieces
+from experiments.metrics.partition import log_density
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
@@ -86,7 +86,7 @@ def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple
     x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
-    of_p, of_q = ((x, _log_prob(fits, x)) for x in (x_p, x_q))
+    of_p, of_q = ((x, log_density(fits, x)) for x in (x_p, x_q))
     evaluations = _padded(cells, of_p, of_q, df_q=q.each[0].df)
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
 
@@ -100,11 +100,6 @@ def _padded(
     p, q = (Measure.of_draws(x[rows], log_q[rows]) for x, log_q in (of_p, of_q))
     targets = [cell.target for cell in padded]
     return evaluate(targets, p, q, df_q=df_q, alpha=_alpha(padded, str(rows.device)))[: len(cells)]
-
-
-def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
-    """Some points at a time: the ``(K, M, N)`` tensors of many components then stay in the cache."""
-    return torch.cat([fits.log_prob(part) for part in pieces(x)], dim=1)
 
 
 def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:

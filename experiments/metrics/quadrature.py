@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.metrics.landmarks import fresh_landmarks, landmarks
-from experiments.metrics.partition import Measure
+from experiments.metrics.partition import Measure, log_density
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture
 
@@ -36,7 +36,7 @@ def quadrature(
     )
     x, base = _nodes(edges)
     mixture = StackedMixture.stack(targets, torch.float64, device)
-    log_p = mixture.log_prob(x.unsqueeze(1))
+    log_p = log_density(mixture, x.unsqueeze(1))
     loc, scale = (torch.as_tensor(v, device=device).unsqueeze(1) for v in (mean, sd))
     log_q = -0.5 * ((x - loc) / scale).square() - scale.log() - 0.5 * np.log(2 * np.pi)
     level = torch.tensor([landmarks(t).level for t in targets], device=device, dtype=torch.float64)
@@ -53,7 +53,8 @@ def mixture_quadrature(
     rows = zip(targets, fits, lands, strict=True)
     edges = torch.as_tensor(np.stack([_mixture_edges(t, f, land.ends) for t, f, land in rows]), device=device)
     x, base = _nodes(edges)
-    log_p, log_q = (StackedMixture.stack(s, torch.float64, device).log_prob(x.unsqueeze(1)) for s in (targets, fits))
+    stacked = (StackedMixture.stack(mixtures, torch.float64, device) for mixtures in (targets, fits))
+    log_p, log_q = (log_density(mixture, x.unsqueeze(1)) for mixture in stacked)
     level_p = torch.tensor([landmarks(t).level for t in targets], device=device, dtype=torch.float64)
     level_q = torch.tensor([land.level for land in lands], device=device, dtype=torch.float64)
     p = Measure(x.unsqueeze(1), base * log_p.exp(), log_q, exact=True)
