@@ -33,7 +33,7 @@ class Landmarks:
 
     @cached_property
     def borders(self) -> np.ndarray:
-        """Where the most responsible mode changes: at most ``2 M - 2`` places."""
+        """Where the most responsible mode changes: at most ``2 M - 2`` places, but rounding may make several of one."""
         return _borders(self.target)
 
 

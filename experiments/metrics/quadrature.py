@@ -71,8 +71,7 @@ def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarray:
-    known = landmarks(target)
-    parts = [known.ends, known.borders, ends]
+    parts = [*_landmarks(target), _fewest(ends, 2 * fit.modes)]
     count = 4 * padded_components(target.modes) + 2 * fit.modes
     for mixture, size in ((target, padded_components(target.modes)), (fit, fit.modes)):
         multiples = STUDENT if mixture.df else GAUSSIAN
@@ -86,15 +85,32 @@ def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarra
 def _edges(target: Mixture, mean: float, sd: float) -> np.ndarray:
     """Ends of the panels, in order; their number depends on the padded number of components alone."""
     width = padded_components(target.modes)
-    known = landmarks(target)
     of_p = _around(target.means[:, 0], np.sqrt(target.covariances[:, 0, 0]), STUDENT if target.df else GAUSSIAN)
     of_q = _around(np.array([mean]), np.array([sd]), np.append(GAUSSIAN, HALF))
-    edges = np.concatenate([of_p, of_q, known.ends, known.borders])
+    edges = np.concatenate([of_p, of_q, *_landmarks(target)])
     each = 2 * len(STUDENT if target.df else GAUSSIAN) + 1
     # Panels of no width, where a target has fewer landmarks than another of its padded size might; and so many
     # that the nodes fill whole cache lines.
     count = -(-(each * width + len(of_q) + 4 * width) // 8) * 8 + 1
     return np.sort(np.append(edges, np.full(count - len(edges), mean)))
+
+
+def _landmarks(target: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the region and borders of the cells: together no more than four for each component of the padded size."""
+    known, width = landmarks(target), padded_components(target.modes)
+    ends = _fewest(known.ends, 2 * width)
+    return ends, _fewest(known.borders, 4 * width - len(ends))
+
+
+def _fewest(places: np.ndarray, most: int) -> np.ndarray:
+    """Of places in order ``(n,)`` at most so many, without those that are the nearest to the one before them.
+
+    Where several pairs of modes meet at one point, as those of evenly spaced ones do, rounding makes several of it.
+    """
+    if len(places) <= most:
+        return places
+    gaps = np.diff(places, prepend=-np.inf)
+    return places[np.sort(np.argsort(-gaps, kind="stable")[:most])]
 
 
 def _around(means: np.ndarray, sd: np.ndarray, multiples: np.ndarray) -> np.ndarray:

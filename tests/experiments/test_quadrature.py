@@ -8,9 +8,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 from experiments.metrics import landmarks
+from experiments.metrics.density import evaluate
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
@@ -53,3 +54,33 @@ def test_densities_are_taken_at_some_nodes_at_a_time(monkeypatch: pytest.MonkeyP
     assert max(sizes) <= 512 < p.x.shape[2]
     assert bordered == [3]
     assert (float(p.weight.sum()), float(q.weight.sum())) == pytest.approx((1, 1), abs=1e-9)
+
+
+def crowded(kind: str) -> Mixture:
+    if kind == "evenly spaced":  # i and i + 1 meet where i - 1 and i + 2 do
+        return equal(0.1 * (np.arange(32) - 15.5), 0.01)
+    # Any two of almost the same meet within 1e-6 nats of all others.
+    return equal(1e-5 * np.random.default_rng(0).standard_normal(32))
+
+
+@pytest.mark.parametrize("kind", ["evenly spaced", "almost one"])
+def test_modes_that_meet_at_one_point(kind: str) -> None:
+    """Masses of the cells and of the region by the normal distribution function, a KL by the trapezoidal rule."""
+    target, low, high = crowded(kind), -9.0, 9.0
+    fit = Mixture("fit", np.array([0.4, 0.6]), np.array([[-0.3], [0.4]]), np.array([[[1.0]], [[0.5]]]))
+    p, q, level, _ = mixture_quadrature([target], [fit])
+    gaussian = quadrature([target], np.zeros(1), np.ones(1))[0]
+    for measure in (p, gaussian):
+        inside = measure.weight[StackedMixture.stack([target], torch.float64).log_prob(measure.x) >= level[:, None]]
+        assert float(measure.weight.sum()) == pytest.approx(1, abs=1e-9)
+        assert float(inside.sum()) == pytest.approx(0.95, abs=1e-9)
+    (found,) = evaluate([target], p, q, level_p=level)
+    x = np.linspace(low, high, 40_001)
+    log_p, log_q = target.log_prob(x[:, None]), fit.log_prob(x[:, None])
+    kl = np.exp(log_q) * (log_q - log_p)
+    assert found.metrics["reverse_kl"] == pytest.approx(float(integrate.trapezoid(kl, x)), rel=1e-7)
+    if kind == "evenly spaced":
+        middle = 0.5 * (target.means[1:, 0] + target.means[:-1, 0])
+        sd = np.sqrt(fit.covariances[:, 0, 0])
+        below = stats.norm.cdf(middle[:, None], fit.means[:, 0], sd) @ fit.weights
+        assert found.modes["fitted_mass"] == pytest.approx(np.diff(below, prepend=0, append=1), abs=1e-9)
