@@ -53,7 +53,7 @@ def judged(target: Mixture, known: Mapping[str, Mixture], seed: int = 0) -> list
         stacked = StackedMixture.stack([q], torch.float64)
         x_q = stacked.draw(DRAWS, randomness.generators([seed], "evaluation"))
         of_p, of_q = (Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q))
-        (found,) = evaluate([target], of_p, of_q, heavy_q=q.df is not None)
+        (found,) = evaluate([target], of_p, of_q, df_q=q.df)
         rows.append(Reference(name, q, {**found.metrics, **_neighbours(x_p, x_q)}, found.modes))
     return rows
 

@@ -105,5 +105,5 @@ def responses(names: Sequence[str] = TARGETS) -> pd.DataFrame:
 def exactly(target: Mixture, q: Mixture) -> Evaluation:
     """The metrics of a fit on a line, by quadrature."""
     of_p, of_q, level_p, level_q = mixture_quadrature([target], [q])
-    (found,) = evaluate([target], of_p, of_q, level_p=level_p, level_q=level_q, heavy_q=q.df is not None)
+    (found,) = evaluate([target], of_p, of_q, level_p=level_p, level_q=level_q, df_q=q.df)
     return found

@@ -16,7 +16,7 @@ from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inve
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations
 from experiments.metrics.density import Evaluation, Measure, evaluate
-from experiments.metrics.partition import pieces
+from experiments.metrics.partition import log_density
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
@@ -74,9 +74,9 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     of_p, of_q, level_p, level_q = mixture_quadrature(targets, q.each, device)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     samples = fits.draw(KEPT_SAMPLES, _own_generators(cells, device)).transpose(1, 2).cpu().numpy()
-    heavy = q.each[0].df is not None
+    df = q.each[0].df  # of the family, and so of all
     return evaluate(
-        targets, of_p, of_q, level_p=level_p, level_q=level_q, heavy_q=heavy, alpha=_alpha(cells, device)
+        targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device)
     ), samples
 
 
@@ -86,25 +86,20 @@ def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple
     x_p = stack(targets, torch.float64, device).draw(DRAWS, generators)
     fits = StackedMixture.stack(q.each, torch.float64, device)
     x_q = fits.draw(DRAWS, generators)
-    of_p, of_q = ((x, _log_prob(fits, x)) for x in (x_p, x_q))
-    evaluations = _padded(cells, of_p, of_q, heavy_q=q.each[0].df is not None)
+    of_p, of_q = ((x, log_density(fits, x)) for x in (x_p, x_q))
+    evaluations = _padded(cells, of_p, of_q, df_q=q.each[0].df)
     return evaluations, x_q[:, :, :KEPT_SAMPLES].transpose(1, 2).cpu().numpy()
 
 
 def _padded(
-    cells: Sequence[Cell], of_p: tuple[Tensor, Tensor], of_q: tuple[Tensor, Tensor], *, heavy_q: bool = False
+    cells: Sequence[Cell], of_p: tuple[Tensor, Tensor], of_q: tuple[Tensor, Tensor], *, df_q: float | None = None
 ) -> list[Evaluation]:
     """Of any number of cells, from draws ``(K, D, N)`` of P and of Q and Q's log-density there, ``(K, N)``."""
     padded = [*cells, *[cells[-1]] * (-len(cells) % EVALUATED)]
     rows = torch.arange(len(padded), device=of_p[0].device).clamp(max=len(cells) - 1)
     p, q = (Measure.of_draws(x[rows], log_q[rows]) for x, log_q in (of_p, of_q))
     targets = [cell.target for cell in padded]
-    return evaluate(targets, p, q, heavy_q=heavy_q, alpha=_alpha(padded, str(rows.device)))[: len(cells)]
-
-
-def _log_prob(fits: StackedMixture, x: Tensor) -> Tensor:
-    """Some points at a time: the ``(K, M, N)`` tensors of many components then stay in the cache."""
-    return torch.cat([fits.log_prob(part) for part in pieces(x)], dim=1)
+    return evaluate(targets, p, q, df_q=df_q, alpha=_alpha(padded, str(rows.device)))[: len(cells)]
 
 
 def _flows_by_draws(cells: Sequence[Cell], q: Flows, device: str) -> tuple[list[Evaluation], np.ndarray]:

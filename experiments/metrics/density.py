@@ -54,7 +54,7 @@ def evaluate(
     *,
     level_p: Tensor | None = None,
     level_q: Tensor | None = None,
-    heavy_q: bool = False,
+    df_q: float | None = None,
     alpha: Tensor | None = None,
 ) -> list[Evaluation]:
     """Every metric of ``table.DENSITY_METRICS`` for each of the K cells.
@@ -65,13 +65,13 @@ def evaluate(
         p, q: points that stand for the target and for the fit.
         level_p, level_q: log-densities ``(K,)`` that bound the 95 % highest-density regions, where they are
             known exactly; otherwise they are order statistics of the draws.
-        heavy_q: whether -log q grows like a logarithm, so that it has a mean under every P.
+        df_q: degrees of freedom of a Student-t Q, whose -log q grows like a logarithm: it has a mean under every P.
         alpha: ``(K, 1)``; asks for the alpha divergences too, reported as ``alpha``.
     """
     if isinstance(targets[0], Analytic):
         from experiments.metrics.formula import evaluate_analytic  # made of this module's parts
 
-        return evaluate_analytic(targets, p, q, level_q=level_q, heavy_q=heavy_q, alpha=alpha)
+        return evaluate_analytic(targets, p, q, level_q=level_q, df_q=df_q, alpha=alpha)
     mixture = StackedMixture.stack(targets, p.x.dtype, str(p.x.device))
     of_p, of_q = (Side(measure, tally(mixture, measure)) for measure in (p, q))
     masses = balanced_masses(of_p.tally, of_q.tally)
@@ -91,7 +91,7 @@ def evaluate(
     }
     rows = {name: column.cpu().numpy() for name, column in columns.items()}
     draws = None if p.exact else p.x.shape[2], None if q.exact else q.x.shape[2]
-    return [_cell(k, target, table, rows, draws, heavy_q) for k, target in enumerate(targets)]
+    return [_cell(k, target, table, rows, draws, df_q) for k, target in enumerate(targets)]
 
 
 def by_points(
@@ -215,14 +215,17 @@ def _cell(
     table: Mapping[str, np.ndarray],
     by_mode: Mapping[str, np.ndarray],
     draws: tuple[int | None, int | None],
-    heavy_q: bool,
+    df_q: float | None,
 ) -> Evaluation:
     """One cell's numbers, without the padding of its modes; ``draws`` of P and of Q."""
     m = target.modes
     mine = {name: column[k, :m] for name, column in by_mode.items()}
     p, q = ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
-    captured = q.mass >= modes.FAIR * p.mass
-    widths = np.where(captured, mine["log_width"], np.nan)
+    captured = modes.captured(p.mass, q.mass)
+    # Of infinite variances, the numbers would be where panels or draws happen to end.
+    has_width = captured if target.df is None or target.df > 2 else np.zeros(m, dtype=bool)
+    widths = np.where(has_width, mine["log_width"], np.nan)
+    known = widths[~np.isnan(widths)]  # a captured mode's cell is empty where another one's is above it everywhere
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}
     area, area_se = modes.capture_area(p, q)
     metrics |= modes.entropic(mine["nearest_mass"], q.draws)
@@ -233,12 +236,13 @@ def _cell(
         "capture_area": area,
         "capture_area_se": area_se,
         "collapse_invoice": modes.collapse_invoice(target.weights, captured),
-        "log_width": float(widths[captured].mean()) if captured.any() else math.nan,
+        "log_width": float(known.mean()) if len(known) else math.nan,
     }
     nats = dict(modes.nats(mine["target_mass"], mine["fitted_mass"], mine["forward"], mine["reverse"]))
-    if target.df is not None and not heavy_q:
-        metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
-    if target.df is not None and target.df <= 2 and not heavy_q:
+    if target.df is not None and (df_q is None or 2 * target.df <= df_q):
+        # p^2 / q, which falls like r^-(2 df_p - df_q + D), has no integral.
+        metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}
+    if target.df is not None and target.df <= 2 and df_q is None:
         # -log q grows like the square, which has no mean under P; a finite sum over points would hide it.
         metrics |= {"forward_kl": math.inf, "forward_shape_nats": math.inf}
         nats["forward_shape_nats"] = np.full(m, np.inf)

@@ -22,7 +22,7 @@ def evaluate_analytic(
     q: Measure,
     *,
     level_q: Tensor | None = None,
-    heavy_q: bool = False,
+    df_q: float | None = None,
     alpha: Tensor | None = None,
 ) -> list[Evaluation]:
     """As ``density.evaluate``. Where modes divide the space (``Form.cell``), their cells stand for their ellipses:
@@ -50,15 +50,24 @@ def evaluate_analytic(
         if masses is not None:
             counted, found = _modes(masses, [part[k] for part in held], draws)
             metrics |= counted
-        if target.form.tails[0] < 2 and not heavy_q:
-            metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}  # p^2 / q has no integral
-        if target.df is not None and target.df <= 2 and not heavy_q:
+        if _has_no_square(target, df_q):
+            metrics |= {"ess_forward": 0.0, "ess_forward_se": 0.0}
+        if target.df is not None and target.df <= 2 and df_q is None:
             metrics["forward_kl"] = math.inf
             if masses is not None:
                 metrics["forward_shape_nats"] = math.inf
                 found["forward_shape_nats"] = np.full(len(masses), math.inf)
         rows.append(Evaluation(metrics, found))
     return rows
+
+
+def _has_no_square(target: Analytic, df_q: float | None) -> bool:
+    """Whether p^2 / q has no integral: of one Student-t coordinate, the others near, it falls like
+    ``r^-(2 (df_p + 1) - (df_q + D))``.
+    """
+    if df_q is None:
+        return target.form.tails[0] < 2
+    return target.df is not None and 2 * target.df + 1 <= df_q + target.dim
 
 
 def _side(stacked: StackedAnalytic, measure: Measure, cells: int) -> Side:
@@ -99,7 +108,7 @@ def _modes(
     """Metrics of a cell that count modes, and one array ``(M,)`` for each column of the modes."""
     target, fitted, of_p, of_q, forward, reverse = held
     p, q = ellipses(of_p, of_q, draws)
-    captured = q.mass >= modes.FAIR * weight
+    captured = modes.captured(weight, q.mass)
     area, area_se = modes.capture_area(p, q)
     metrics = {
         "modes_captured": float(captured.sum()),

@@ -35,8 +35,15 @@ def fair_shares(p: InEllipses, q: InEllipses) -> np.ndarray:
     r"""Q's mass in each mode's ellipse as a share of P's there, ``(M,)``.
 
     Both sides' points count (balance heuristic, Veach and Guibas 1995), so that of Q = P every share is exactly 1.
+    An ellipse that no point of either side lies in has a share of 0.
     """
-    return _held(p, q) / (p.share + q.share)
+    held, own = _held(p, q), p.share + q.share
+    return np.divide(held, own, out=np.zeros_like(held), where=(held != 0) | (own != 0))
+
+
+def captured(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Whether Q's mass in each mode's ellipse ``(M,)`` is a tenth of P's there; draws may leave it without either's."""
+    return (q >= FAIR * p) & (q > 0)
 
 
 def _held(p: InEllipses, q: InEllipses) -> np.ndarray:
@@ -51,7 +58,8 @@ def capture_area(p: InEllipses, q: InEllipses) -> tuple[float, float]:
     with :math:`r_k` the fair shares. The error is by the delta method, the ellipses taken to be disjoint.
     """
     shares = fair_shares(p, q)
-    slope = np.where(shares < 1, 1 / (len(shares) * (p.share + q.share)), 0.0)
+    own = p.share + q.share
+    slope = np.divide(1.0, len(shares) * own, out=np.zeros_like(own), where=(shares < 1) & (own != 0))
     variance = 0.0
     for side in (p, q):
         if side.draws:

@@ -44,6 +44,11 @@ def pieces(points: Tensor) -> list[Tensor]:
     return [part.contiguous() for part in points.split(CHUNK[points.device.type], dim=-1)]
 
 
+def log_density(mixture: StackedMixture, x: Tensor) -> Tensor:
+    """At ``(K, D, N)``, some points at a time: the ``(K, M, N)`` tensors of many components then stay in the cache."""
+    return torch.cat([mixture.log_prob(part) for part in pieces(x)], dim=1)
+
+
 @dataclass(frozen=True)
 class Tally:
     """What one pass over a measure leaves. Sums over the M cells of the partition are weighted.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from experiments.metrics.landmarks import fresh_landmarks, landmarks
-from experiments.metrics.partition import Measure
+from experiments.metrics.partition import Measure, log_density
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture
 
@@ -36,7 +36,7 @@ def quadrature(
     )
     x, base = _nodes(edges)
     mixture = StackedMixture.stack(targets, torch.float64, device)
-    log_p = mixture.log_prob(x.unsqueeze(1))
+    log_p = log_density(mixture, x.unsqueeze(1))
     loc, scale = (torch.as_tensor(v, device=device).unsqueeze(1) for v in (mean, sd))
     log_q = -0.5 * ((x - loc) / scale).square() - scale.log() - 0.5 * np.log(2 * np.pi)
     level = torch.tensor([landmarks(t).level for t in targets], device=device, dtype=torch.float64)
@@ -53,7 +53,8 @@ def mixture_quadrature(
     rows = zip(targets, fits, lands, strict=True)
     edges = torch.as_tensor(np.stack([_mixture_edges(t, f, land.ends) for t, f, land in rows]), device=device)
     x, base = _nodes(edges)
-    log_p, log_q = (StackedMixture.stack(s, torch.float64, device).log_prob(x.unsqueeze(1)) for s in (targets, fits))
+    stacked = (StackedMixture.stack(mixtures, torch.float64, device) for mixtures in (targets, fits))
+    log_p, log_q = (log_density(mixture, x.unsqueeze(1)) for mixture in stacked)
     level_p = torch.tensor([landmarks(t).level for t in targets], device=device, dtype=torch.float64)
     level_q = torch.tensor([land.level for land in lands], device=device, dtype=torch.float64)
     p = Measure(x.unsqueeze(1), base * log_p.exp(), log_q, exact=True)
@@ -70,8 +71,7 @@ def _nodes(edges: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarray:
-    known = landmarks(target)
-    parts = [known.ends, known.borders, ends]
+    parts = [*_landmarks(target), _fewest(ends, 2 * fit.modes)]
     count = 4 * padded_components(target.modes) + 2 * fit.modes
     for mixture, size in ((target, padded_components(target.modes)), (fit, fit.modes)):
         multiples = STUDENT if mixture.df else GAUSSIAN
@@ -85,15 +85,32 @@ def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarra
 def _edges(target: Mixture, mean: float, sd: float) -> np.ndarray:
     """Ends of the panels, in order; their number depends on the padded number of components alone."""
     width = padded_components(target.modes)
-    known = landmarks(target)
     of_p = _around(target.means[:, 0], np.sqrt(target.covariances[:, 0, 0]), STUDENT if target.df else GAUSSIAN)
     of_q = _around(np.array([mean]), np.array([sd]), np.append(GAUSSIAN, HALF))
-    edges = np.concatenate([of_p, of_q, known.ends, known.borders])
+    edges = np.concatenate([of_p, of_q, *_landmarks(target)])
     each = 2 * len(STUDENT if target.df else GAUSSIAN) + 1
     # Panels of no width, where a target has fewer landmarks than another of its padded size might; and so many
     # that the nodes fill whole cache lines.
     count = -(-(each * width + len(of_q) + 4 * width) // 8) * 8 + 1
     return np.sort(np.append(edges, np.full(count - len(edges), mean)))
+
+
+def _landmarks(target: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the region and borders of the cells: together no more than four for each component of the padded size."""
+    known, width = landmarks(target), padded_components(target.modes)
+    ends = _fewest(known.ends, 2 * width)
+    return ends, _fewest(known.borders, 4 * width - len(ends))
+
+
+def _fewest(places: np.ndarray, most: int) -> np.ndarray:
+    """Of places in order ``(n,)`` at most so many, without those that are the nearest to the one before them.
+
+    Where several pairs of modes meet at one point, as those of evenly spaced ones do, rounding makes several of it.
+    """
+    if len(places) <= most:
+        return places
+    gaps = np.diff(places, prepend=-np.inf)
+    return places[np.sort(np.argsort(-gaps, kind="stable")[:most])]
 
 
 def _around(means: np.ndarray, sd: np.ndarray, multiples: np.ndarray) -> np.ndarray:

@@ -62,7 +62,9 @@ class Optimum:
 
 
 def search(target: Target, family: Family, divergence: Divergence) -> tuple[Optimum, ...]:
-    """All local optima found, the best first; empty where neither closed form nor quadrature reaches.
+    """All local optima found, the best first.
+
+    Empty where neither closed form nor quadrature reaches, and where the divergence of every start is infinite.
 
     Raises:
         ValueError: no Gaussian has a finite divergence from the target.
@@ -144,6 +146,8 @@ def _minima(objective: Objective, q: Stack) -> Descended:
     flat = FLAT[objective.level]
     found = unique(descend(objective, q, flat))
     for _ in range(ROUNDS):
+        if not len(found.value):
+            break
         curvature, direction = lowest_curvature(objective, found.q)
         saddle = curvature < SADDLE
         if not saddle.any():
@@ -160,6 +164,8 @@ def _minima(objective: Objective, q: Stack) -> Descended:
 
 def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Descended) -> tuple[Optimum, ...]:
     """Descents go on at finer and finer levels until the values stay."""
+    if not len(found.value):
+        return ()
     ready: list[tuple[Descended, np.ndarray]] = []
     for level in range(1, len(LEVELS[target.dim])):
         previous = found.value
@@ -180,6 +186,8 @@ def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Desce
     for more, _ in ready[1:]:
         merged = _join(merged, more)
     kept = _distinct(merged)
+    if not len(kept):
+        return ()
     mean, tril = merged.q[0][kept], merged.q[1][kept]
     words = labels(target, (mean, tril))
     rows = zip(kept, words, mean, tril @ tril.transpose(0, 2, 1), strict=True)

@@ -195,13 +195,13 @@ def judged(p: Mix, q: Mix, seed: int = 0) -> Mapping[str, float]:
     target, fitted = (mixture("verified", m) for m in (p, q))
     if p.dim == 1:
         of_p, of_q, level_p, level_q = mixture_quadrature([target], [fitted])
-        (found,) = evaluate([target], of_p, of_q, level_p=level_p, level_q=level_q)
+        (found,) = evaluate([target], of_p, of_q, level_p=level_p, level_q=level_q, df_q=q.df)
         return found.metrics
     stacked = StackedMixture.stack([fitted], torch.float64)
     x_p = StackedMixture.stack([target], torch.float64).draw(DRAWS, generators([seed], "data"))
     x_q = stacked.draw(DRAWS, generators([seed], "evaluation"))
     of_p, of_q = (Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q))
-    (found,) = evaluate([target], of_p, of_q, heavy_q=q.df is not None)
+    (found,) = evaluate([target], of_p, of_q, df_q=q.df)
     return found.metrics
 
 

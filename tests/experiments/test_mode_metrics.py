@@ -96,6 +96,51 @@ def test_effective_sample_sizes_of_gaussians(a: float, s: float) -> None:
     assert z.std() == pytest.approx(np.mean([m["log_z_reverse_se"] for m in drawn]), rel=0.5)
 
 
+@pytest.mark.parametrize(("df", "df_q"), [(2.0, 3.0), (2.5, 4.0), (3.0, 5.0), (2.0, 4.0), (2.0, 5.0), (2.5, 8.0)])
+def test_a_student_t_fit_of_twice_the_df_has_no_effective_samples(df: float, df_q: float) -> None:
+    """p^2 / q falls like r^-(2 df - df_q + D): the integral over each decade is 10^(df_q - 2 df) of the last one's."""
+    p, q = stats.t(df), stats.t(df_q, scale=1.5)
+
+    def integral(a: float, b: float) -> float:
+        f = lambda u: math.exp(2 * p.logpdf(math.exp(u)) - q.logpdf(math.exp(u)) + u)  # noqa: E731
+        return 2 * float(integrate.quad(f, math.log(a), math.log(b), limit=200)[0])
+
+    growth = integral(1e6, 1e7) / integral(1e5, 1e6)
+    assert growth == pytest.approx(10 ** (df_q - 2 * df), rel=1e-3)
+    expected = 1 / integral(1e-15, 1e12) if growth < 0.9 else 0.0
+    target, fit = replace(gaussian(0, 1), df=df), replace(gaussian(0, 1.5), df=df_q)
+    sides = mixture_quadrature([target], [fit])
+    found = evaluate([target], *sides[:2], level_p=sides[2], level_q=sides[3], df_q=df_q)[0].metrics
+    assert found["ess_forward"] == pytest.approx(expected, abs=1e-7)
+    in_space = replace(target, means=np.zeros((1, 3)), covariances=np.eye(3)[None])
+    fit = replace(in_space, df=df_q)
+    x = [draws_of(m, 500, range(1)) for m in (in_space, fit)]
+    stacked = StackedMixture.stack([fit], torch.float64)
+    drawn = evaluate([in_space], *(Measure.of_draws(v, stacked.log_prob(v)) for v in x), df_q=df_q)[0].metrics
+    assert (drawn["ess_forward"] > 0) == (expected > 0)
+
+
+@pytest.mark.parametrize("df_q", [2.5, 3.0, 3.5, 5.0])
+def test_effective_samples_beside_a_product_of_student_ts(df_q: float) -> None:
+    """Of the crosses p^2 / q falls the slowest along an arm: QUADPACK's decades along x, integrated over y."""
+    crosses, q = named("student_t_jax"), stats.multivariate_t(np.zeros(2), np.eye(2), df=df_q)
+    assert isinstance(crosses, Analytic)
+
+    def along(u: float) -> float:
+        x, y = math.exp(u), np.sinh(np.linspace(-16, 16, 4001))
+        log_p = stats.t(2).logpdf(x) + stats.t(2).logpdf(y)
+        values = np.exp(2 * log_p - q.logpdf(np.stack([np.full_like(y, x), y], axis=1)) + u)
+        return float(integrate.trapezoid(values * np.cosh(np.arcsinh(y)), dx=32 / 4000))
+
+    growth = along(math.log(1e6)) / along(math.log(1e5))
+    assert growth == pytest.approx(10 ** (df_q - 3), rel=0.02)
+    fit = Mixture("fit", np.ones(1), crosses.mean[None], 100 * np.eye(2)[None], df=df_q)
+    stacked = StackedMixture.stack([fit], torch.float64)
+    x_p = StackedAnalytic.stack([crosses], torch.float64).draw(500, [torch.Generator().manual_seed(0)])
+    sides = [Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, draws_of(fit, 500, range(1)))]
+    assert (evaluate([crosses], *sides, df_q=df_q)[0].metrics["ess_forward"] > 0) == (df_q < 3)
+
+
 def test_quadrature_leaves_out_what_draws_of_q_cannot_see() -> None:
     """Against the same cut by root finding and scipy's integrals: w = p / q falls from the left tail of Q."""
     a, s = 0.7, 1.0
@@ -260,7 +305,7 @@ def test_densities_by_formula_have_the_same_columns(name: str) -> None:
     stacked = StackedAnalytic.stack([target] * 32, torch.float64)
     x_p, x_q = (stacked.draw(2000, [torch.Generator().manual_seed(s + k) for k in range(32)]) for s in (0, 100))
     own = [Measure.of_draws(x, stacked.log_prob(x)) for x in (x_p, x_q)]
-    m = evaluate([target] * 32, *own, heavy_q=True)[0].metrics
+    m = evaluate([target] * 32, *own, df_q=5.0)[0].metrics
     assert m["ess_forward"] == m["ess_reverse"] == pytest.approx(1.0, abs=1e-9)
     normal = torch.distributions.MultivariateNormal(*(torch.as_tensor(v) for v in (target.mean, target.covariance)))
     torch.manual_seed(0)
@@ -276,6 +321,41 @@ def test_densities_by_formula_have_the_same_columns(name: str) -> None:
     assert m["capture_area"] == 1.0 and m["collapse_invoice"] == pytest.approx(0.0, abs=1e-12)
     for key in ("forward_coverage_nats", "forward_shape_nats", "reverse_coverage_nats", "reverse_shape_nats"):
         assert found.modes[key].sum() == pytest.approx(found.metrics[key], abs=1e-6)
+
+
+def test_a_mode_that_nobody_drew_is_not_captured() -> None:
+    """Of weight 1e-9 and 20 widths away: no draw lies there, and what is said of the other mode stays."""
+    target, fit = mixture([1 - 1e-9, 1e-9], [0.0, 20.0], [1.0, 1.0]), gaussian(0.5, 1)
+    end = math.sqrt(stats.chi2.ppf(0.99, 1))
+    share = (stats.norm.cdf(end, 0.5) - stats.norm.cdf(-end, 0.5)) / 0.99
+    found = by_draws(target, fit, 2000)
+    areas, errors = (np.array([e.metrics[name] for e in found]) for name in ("capture_area", "capture_area_se"))
+    assert areas.mean() == pytest.approx(share / 2, abs=5 * areas.std() / math.sqrt(32))
+    assert 0.6 < areas.std() / errors.mean() < 1.6
+    for e in found:
+        assert e.metrics["modes_captured"] == 1 and list(e.modes["captured"]) == [True, False]
+        assert e.metrics["collapse_invoice"] == pytest.approx(1e-9, rel=1e-6)
+        assert e.modes["fair_share"][1] == 0
+    assert modes.captured(np.array([0.0, 0.0, 0.2]), np.array([0.0, 0.1, 0.01])).tolist() == [False, True, False]
+
+
+def test_width_of_a_mode_under_another_one() -> None:
+    """0.1 N(0, 0.9) is below 0.9 N(0, 1) everywhere: its ellipse is captured, its cell empty, the other's the line."""
+    target = mixture([0.9, 0.1], [0.0, 0.0], [1.0, math.sqrt(0.9)])
+    found = by_quadrature(target, gaussian(0, 1.2))
+    assert found.metrics["modes_captured"] == 2
+    assert found.metrics["log_width"] == pytest.approx(math.log(1.2 / math.sqrt(0.99)), abs=1e-7)
+    assert np.isnan(found.modes["log_width"]).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("df", [1.5, 2.0, 3.0])
+def test_only_where_there_is_a_variance_is_there_a_width(df: float) -> None:
+    target = replace(gaussian(0, 1), df=df)
+    found = by_quadrature(target, replace(gaussian(0, 2), df=df))
+    expected = math.log(2) if df > 2 else math.nan
+    assert found.metrics["log_width"] == pytest.approx(expected, abs=1e-7, nan_ok=True)
+    assert found.modes["log_width"] == pytest.approx([expected], abs=1e-7, nan_ok=True)
+    assert found.metrics["modes_captured"] == 1
 
 
 def test_invoice_of_no_modes_is_infinite() -> None:

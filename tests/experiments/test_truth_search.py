@@ -64,6 +64,28 @@ def test_the_textbook_s_mixture_is_covered_by_both() -> None:
     assert np.array(reverse[0].covariance) == pytest.approx(np.array([[1.2348, 0.8595], [0.8595, 1.7455]]), abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("target", "alpha"),
+    [(named.target("star"), -0.5), (Mixture("thin", np.ones(1), np.zeros((1, 2)), np.diag([1, 0.01])[None]), -1.0)],
+)
+def test_no_optimum_is_known_where_every_start_is_infinite(target: Mixture, alpha: float) -> None:
+    """Below 0 p^alpha q^(1 - alpha) grows along a thin mode's short axis, unless Q is narrower; fits are run."""
+    variances = np.linalg.eigvalsh(target.covariances)
+    precision = alpha / variances[:, 0] + (1 - alpha) / variances.mean(axis=1)  # of Q with the mode's mean variance
+    assert (precision < 0).all()
+    assert optima(target, "gaussian_isotropic", Divergence("alpha", alpha=alpha)) == ()
+    divergence = {
+        "divergence": "alpha",
+        "alpha": alpha,
+        "family": "gaussian_isotropic",
+        "init": "narrow",
+        "init_scale": 0.1,
+    }
+    (fit,) = fitted(target, steps=20, samples=16, **divergence)
+    assert "objective" in fit.metrics and "optimum_label" not in fit.labels
+    assert not {"optimum_value", "optimum_gap", "converged"} & set(fit.metrics)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("seed", "dim"), [(1, 1), (2, 1), (3, 2), (4, 2)])
 def test_random_mixtures_against_many_starts_of_scipy(seed: int, dim: int, family: str) -> None:

@@ -1,0 +1,86 @@
+"""Landmarks and panels of one-dimensional mixtures: closed forms, and what they must withstand."""
+
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from experiments.metrics import landmarks
+from experiments.metrics.density import evaluate
+from experiments.metrics.quadrature import mixture_quadrature, quadrature
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Mixture
+
+
+def equal(means: np.ndarray, sd: float = 1.0) -> Mixture:
+    m = len(means)
+    return Mixture("equal", np.full(m, 1 / m), means[:, None], np.full((m, 1, 1), sd**2))
+
+
+def test_many_components_need_little_memory() -> None:
+    """All places at once would take 0.6 GB. 16 widths apart, the landmarks are those of each component alone."""
+    target = equal(16.0 * np.arange(256))
+    tracemalloc.start()
+    found = landmarks.fresh_landmarks(target)
+    borders = found.borders
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e8
+    assert borders == pytest.approx(16 * np.arange(255) + 8.0, abs=1e-9)
+    half = stats.norm.ppf(0.975)
+    assert found.ends == pytest.approx((16 * np.arange(256)[:, None] + [-half, half]).ravel(), abs=1e-9)
+    assert found.level == pytest.approx(stats.norm.logpdf(half) - math.log(256), abs=1e-12)
+
+
+def test_densities_are_taken_at_some_nodes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And borders of targets alone: a fit's are M^3 numbers that nobody reads."""
+    sizes, bordered = [], []
+    log_prob, borders = StackedMixture.log_prob, landmarks._borders
+
+    def watched(self: StackedMixture, x: torch.Tensor) -> torch.Tensor:
+        sizes.append(x.shape[2])
+        return log_prob(self, x)
+
+    monkeypatch.setattr(StackedMixture, "log_prob", watched)
+    monkeypatch.setattr(landmarks, "_borders", lambda of: bordered.append(of.modes) or borders(of))
+    target, fit = equal(7.0 * np.arange(3) + 0.123), equal(3.0 * np.arange(64))
+    p, q, *_ = mixture_quadrature([target], [fit])
+    quadrature([target], np.zeros(1), np.ones(1))
+    assert max(sizes) <= 512 < p.x.shape[2]
+    assert bordered == [3]
+    assert (float(p.weight.sum()), float(q.weight.sum())) == pytest.approx((1, 1), abs=1e-9)
+
+
+def crowded(kind: str) -> Mixture:
+    if kind == "evenly spaced":  # i and i + 1 meet where i - 1 and i + 2 do
+        return equal(0.1 * (np.arange(32) - 15.5), 0.01)
+    # Any two of almost the same meet within 1e-6 nats of all others.
+    return equal(1e-5 * np.random.default_rng(0).standard_normal(32))
+
+
+@pytest.mark.parametrize("kind", ["evenly spaced", "almost one"])
+def test_modes_that_meet_at_one_point(kind: str) -> None:
+    """Masses of the cells and of the region by the normal distribution function, a KL by the trapezoidal rule."""
+    target, low, high = crowded(kind), -9.0, 9.0
+    fit = Mixture("fit", np.array([0.4, 0.6]), np.array([[-0.3], [0.4]]), np.array([[[1.0]], [[0.5]]]))
+    p, q, level, _ = mixture_quadrature([target], [fit])
+    gaussian = quadrature([target], np.zeros(1), np.ones(1))[0]
+    for measure in (p, gaussian):
+        inside = measure.weight[StackedMixture.stack([target], torch.float64).log_prob(measure.x) >= level[:, None]]
+        assert float(measure.weight.sum()) == pytest.approx(1, abs=1e-9)
+        assert float(inside.sum()) == pytest.approx(0.95, abs=1e-9)
+    (found,) = evaluate([target], p, q, level_p=level)
+    x = np.linspace(low, high, 40_001)
+    log_p, log_q = target.log_prob(x[:, None]), fit.log_prob(x[:, None])
+    kl = np.exp(log_q) * (log_q - log_p)
+    assert found.metrics["reverse_kl"] == pytest.approx(float(integrate.trapezoid(kl, x)), rel=1e-7)
+    if kind == "evenly spaced":
+        middle = 0.5 * (target.means[1:, 0] + target.means[:-1, 0])
+        sd = np.sqrt(fit.covariances[:, 0, 0])
+        below = stats.norm.cdf(middle[:, None], fit.means[:, 0], sd) @ fit.weights
+        assert found.modes["fitted_mass"] == pytest.approx(np.diff(below, prepend=0, append=1), abs=1e-9)
