@@ -153,6 +153,8 @@ def _tabulate(
     if options.samples:
         write_targets(folder, (cell.target for cell in plan.cells))
     settings = {name: value for name, value in vars(options).items() if name != "command"}
+    if options.tracking_uri:
+        settings["tracking_uri"] = provenance.redact(options.tracking_uri)
     write_manifest(
         folder,
         sweep.name,

@@ -69,6 +69,16 @@ def test_every_cell_is_in_every_table(results: Path) -> None:
     assert (results / "toys/report.html").is_file()
 
 
+def test_no_password_is_stored(results: Path) -> None:
+    go(results, tracking_uri="postgresql://me:s3cret/w0rd@db/mlflow?password=t0ken", profile=True)
+    files = [path for path in results.rglob("*") if path.is_file()]
+    assert {"manifest.json", "report.html", "cells.parquet"} <= {path.name for path in files}
+    stored = b"".join(path.read_bytes() for path in files)
+    assert b"postgresql://me:***@db/mlflow" in stored
+    for secret in (b"s3cret", b"w0rd", b"t0ken"):
+        assert secret not in stored
+
+
 def test_a_second_run_computes_nothing(results: Path) -> None:
     go(results)
     before = read_cells("toys", results)
