@@ -73,8 +73,7 @@ def locate(tracking_uri: str | None, results: Path) -> Location:
         SweepError: MLflow has no such kind of store, or it is the file store that MLflow gave up.
     """
     if not tracking_uri:
-        results = results.resolve()
-        return Location(f"sqlite:///{results / 'mlflow.db'}", (results / "mlartifacts").as_uri())
+        return _in_file(results.resolve() / "mlflow.db")
     scheme = _scheme(tracking_uri)
     if scheme == "sqlite":
         return _sqlite(tracking_uri)
@@ -90,7 +89,13 @@ def _sqlite(uri: str) -> Location:
     file = Path(unquote(path)).resolve()
     if file.is_dir():
         raise SweepError(f"--tracking-uri: {file} is a folder; name a file, such as sqlite:///{file / 'mlflow.db'}")
-    return Location(f"sqlite:///{file}", (file.parent / "mlartifacts").as_uri())
+    return _in_file(file)
+
+
+def _in_file(database: Path) -> Location:
+    """SQLAlchemy ends a path at a question mark, and decodes it; all else it takes as it is."""
+    path = str(database).replace("%", "%25").replace("?", "%3F")
+    return Location(f"sqlite:///{path}", (database.parent / "mlartifacts").as_uri())
 
 
 def _scheme(uri: str) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import make_url
 
 from runner.errors import SweepError, TrackingError
 from runner.tracking.location import Location, locate
@@ -25,6 +27,16 @@ def test_relative_databases_become_absolute(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert locate("sqlite:///runs.db", tmp_path).uri == f"sqlite:///{tmp_path}/runs.db"
     assert locate("sqlite:////a/b.db", tmp_path).database == Path("/a/b.db")
+
+
+@pytest.mark.parametrize("name", ["r %41 2", "r?x", "100 %", "größe #1", "a&b=c+d;e:f@g"])
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
+    location = locate(None, tmp_path / name)
+    assert location.database == tmp_path / name / "mlflow.db"
+    assert make_url(location.uri).database == str(location.database)
+    assert location.artifacts is not None
+    assert Path(local_file_uri_to_path(location.artifacts)) == tmp_path / name / "mlartifacts"
+    assert locate(location.uri, Path("elsewhere")) == location
 
 
 @pytest.mark.parametrize(
