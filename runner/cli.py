@@ -137,6 +137,8 @@ def plan(
         results=results,
         workers=workers,
         cells_per_batch=cells_per_batch,
+        tracking_uri=tracking_uri,
+        mlflow=None if mlflow is None else mlflow.value,
         retry_failed=retry_failed,
         max_cells=max_cells,
         cell=cell,

@@ -96,6 +96,7 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["plan", "smoke", "--seeds", "0"], ["seeds"]),
         (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
+        (["plan", "smoke", "--tracking-uri", "./mlruns"], ["./mlruns", "sqlite:///mlflow.db"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
     ],
 )
@@ -105,7 +106,7 @@ def test_a_wrong_option_is_answered_before_anything_starts(say, arguments: list[
     assert "Traceback" not in said.err
     for word in named:
         assert word in said.err
-    assert not list(Path().glob("results/*/records/*"))
+    assert not Path("results").exists()
 
 
 def test_plan_shows_cells_and_starts_nothing(say) -> None:
@@ -122,6 +123,10 @@ def test_plan_as_json(say) -> None:
     plan = json.loads(said.out)
     assert plan["cells"] == plan["todo"] == 16
     assert len(plan["first_cells"]) == 5
+
+
+def test_mlflow_off_asks_for_no_store(say) -> None:
+    assert say("plan", "smoke", "--tracking-uri", "./mlruns", "--mlflow", "off").code == 0
 
 
 def test_run_then_look_at_it(say) -> None:

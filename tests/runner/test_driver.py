@@ -18,7 +18,7 @@ from rich.console import Console
 
 from runner.display import report_view
 from runner.driver import Report, run
-from runner.errors import StoreError
+from runner.errors import StoreError, SweepError
 from runner.options import Options
 from runner.progress import Silent, Tally
 from runner.spec import load_sweep
@@ -77,6 +77,14 @@ def test_no_password_is_stored(results: Path) -> None:
     assert b"postgresql://me:***@db/mlflow" in stored
     for secret in (b"s3cret", b"w0rd", b"t0ken"):
         assert secret not in stored
+
+
+def test_a_store_that_is_none_leaves_the_results_as_they_are(results: Path) -> None:
+    go(results)
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with pytest.raises(SweepError, match="is a folder or a plain name"):
+        go(results, sweep(rate=[4.0]), mlflow=None, tracking_uri="./mlruns")
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
 def test_a_second_run_computes_nothing(results: Path) -> None:
