@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +104,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
         plan = plan_sweep(sweep, catalogue, options)
     with hold(folder), _stoppable():
         context = Context(sweep.name, code_version(), options.profile)
-        with _opened(catalogue, context, options) as executor:
+        with _opened(catalogue, context, options) as executor, ExitStack() as beside:
             if plan.todo:
                 executor.start()
             with clock("prepare"):
@@ -113,6 +113,8 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                     remove_leftovers(place)
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
+                if follower:
+                    beside.enter_context(follower)
             with clock("cells"):
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
             if plan.todo and not stopped:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from rich.console import Console
 
@@ -174,6 +175,22 @@ def test_ctrl_c_keeps_what_finished_and_the_next_run_continues(results: Path) ->
     assert again.ran == {"ok": 8}
     assert again.all_ok
     assert (again.folder / "report.html").is_file()
+
+
+def exporters() -> list[psutil.Process]:
+    """The export processes of this process."""
+    return [child for child in psutil.Process().children() if "runner.tracking.follow" in child.cmdline()]
+
+
+def test_an_error_ends_the_export_too(results: Path) -> None:
+    class Breaking(Silent):
+        def advance(self, tally: Tally) -> None:
+            assert len(exporters()) == 1
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        go(results, listener=Breaking(), mlflow="cells")
+    assert exporters() == []
 
 
 def test_a_second_driver_is_told_who_holds_the_folder(results: Path) -> None:
