@@ -117,17 +117,19 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                     beside.enter_context(follower)
             with clock("cells"):
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
+            # How many a cluster has is not asked for the sake of tables that no worker had a part in.
+            workers = executor.workers if ran else options.workers
             if plan.todo and not stopped:
                 in_background(executor.close)  # workers end while the tables are made
             with clock("tables"):
-                counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
+                counts = _tabulate(folder, plan, origin, options, began, workers, clock.phases, listener)
             with clock("report"):
                 if counts.missing < counts.cells and not stopped:
                     write_report(folder)
             with clock("mlflow"):
                 tracking = _finish(follower, folder, counts, stopped, listener)
         if options.profile:
-            profile.write(folder, clock.phases, executor.workers)
+            profile.write(folder, clock.phases, workers or 1)
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Report(folder, plan, ran, counts, seconds, stopped, clock.phases, tracking, options.command)
 
@@ -138,7 +140,7 @@ def _tabulate(
     origin: Provenance,
     options: Options,
     began: datetime,
-    workers: int,
+    workers: int | None,
     phases: Mapping[str, float],
     listener: Listener,
 ) -> Counts:

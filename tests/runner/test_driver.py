@@ -96,6 +96,14 @@ def test_a_second_run_computes_nothing(results: Path) -> None:
     pd.testing.assert_frame_equal(before, read_cells("toys", results))
 
 
+def test_a_finished_sweep_asks_for_no_cluster(results: Path) -> None:
+    go(results)
+    report = go(results, executor="tune", address="127.0.0.1:1")  # where none is
+    assert report.all_ok
+    assert json.loads((report.folder / "manifest.json").read_text())["settings"]["workers"] is None
+    assert "None workers" not in (report.folder / "report.html").read_text()
+
+
 def test_a_changed_axis_runs_the_new_cells_alone(results: Path) -> None:
     go(results)
     report = go(results, sweep(rate=[0.5, 1.0, 2.0, 4.0]))
