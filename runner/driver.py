@@ -127,7 +127,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 if counts.missing < counts.cells and not stopped:
                     write_report(folder)
             with clock("mlflow"):
-                tracking = _finish(follower, folder, counts, stopped, listener)
+                tracking, stopped = _finish(follower, folder, counts, stopped, listener)
         if options.profile:
             profile.write(folder, clock.phases, workers or 1)
     seconds = (datetime.now(UTC) - began).total_seconds()
@@ -195,15 +195,18 @@ def _follow(folder: Path, plan: Plan, origin: Provenance, options: Options, list
 
 def _finish(
     follower: Follower | None, folder: Path, counts: Counts, stopped: Stopped, listener: Listener
-) -> ExportReport | None:
-    """Wait until MLflow has what is there; a sweep never fails because MLflow does."""
+) -> tuple[ExportReport | None, Stopped]:
+    """Wait until MLflow has what is there, or Ctrl-C; a sweep never fails because MLflow does."""
     if follower is None:
-        return None
+        return None, stopped
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED" if counts.ok == counts.cells else "FAILED"
-    report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
+    try:
+        report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
+    except KeyboardInterrupt:
+        report, stopped = follower.given_up(), "interrupted"
     for problem in (*report.problems, *([report.error] if report.error else [])):
         listener.say(problem, style="yellow")
-    return report
+    return report, stopped
 
 
 def _run_cells(
@@ -217,13 +220,14 @@ def _run_cells(
     profile: Profile,
 ) -> tuple[Counter[str], Stopped]:
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
-    # Only who asks for GPUs waits here until Ray has counted them.
-    gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
-    batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
-    tally = Tally(len(plan.todo), sum(batch.seconds for batch in batches))
+    tally = Tally(len(plan.todo), work=0.0)
     libraries: Future[None] | None = None
-    listener.begin(tally)
     try:
+        # Only who asks for GPUs waits here until Ray has counted them.
+        gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
+        batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
+        tally.work = sum(batch.seconds for batch in batches)
+        listener.begin(tally)
         with closing(executor.run(batches)) as results:
             for result in results:
                 if libraries is None:

@@ -96,6 +96,15 @@ class Follower:
         finally:
             self.stop()
 
+    def given_up(self) -> ExportReport:
+        """End the process now, and say what is missing and how to add it."""
+        self.stop()
+        reason = (
+            f"Interrupted: MLflow has {self._state.exported:,} of {self._state.of:,} cells. "
+            f"The results are safe; `modesweep export {self._request.folder.name}` catches up"
+        )
+        return ExportReport(self._state.exported, url=self._state.url, error=reason)
+
     def stop(self) -> None:
         """End the process now; what was exported stays."""
         if self._process.poll() is None:

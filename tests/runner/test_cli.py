@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from runner import cli
+from runner import api, cli
 
 GOOD = """\
 name: mine
@@ -145,6 +145,19 @@ def test_run_then_look_at_it(say) -> None:
     again = say("run", "results/mine/sweep.yaml", "--cell", id_, "--executor", "inline", "--mlflow", "off")
     assert again.code == 0
     assert "1 ok" in again.out
+
+
+def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes; while cells run, or MLflow is waited for, there is a report as well."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run", interrupt)
+    said = say("run", "smoke", "--results", "my results", "--json")
+    assert said.code == 130
+    assert said.out == ""
+    assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
 
 
 def test_what_is_not_there_is_said(say) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -20,11 +21,14 @@ from rich.console import Console
 from runner.display import report_view
 from runner.driver import Report, run
 from runner.errors import StoreError, SweepError
+from runner.executors.inline import InlineExecutor
 from runner.options import Options
 from runner.progress import Silent, Tally
 from runner.spec import load_sweep
 from runner.store.lock import hold
 from runner.store.reading import read_cells, read_curves, read_modes, read_samples, read_summary
+from runner.tracking.follower import Follower
+from runner.tracking.request import ExportReport
 from tests.runner.fakes import CATALOGUE
 
 
@@ -199,6 +203,32 @@ def test_an_error_ends_the_export_too(results: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         go(results, listener=Breaking(), mlflow="cells")
     assert exporters() == []
+
+
+def test_ctrl_c_while_mlflow_is_waited_for(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Follower, *_: Any) -> ExportReport:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Follower, "finish", interrupt)
+    heard = Hearing()
+    report = go(results, listener=heard, mlflow="cells")
+    assert report.stopped == "interrupted"
+    assert report.counts.ok == 12
+    assert report.tracking is not None
+    assert heard.said == [report.tracking.error]
+    assert re.fullmatch(r"Interrupted: MLflow has \d+ of 12 cells\. .*`modesweep export toys` .*", heard.said[0])
+    assert exporters() == []
+
+
+def test_ctrl_c_before_workers_are_known(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: InlineExecutor) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InlineExecutor, "workers", property(interrupt))
+    heard = Hearing()
+    report = go(results, listener=heard)
+    assert (report.stopped, report.ran, report.counts.missing) == ("interrupted", {}, 12)
+    assert "Interrupted" in heard.said[0]
 
 
 def test_a_second_driver_is_told_who_holds_the_folder(results: Path) -> None:
