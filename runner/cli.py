@@ -8,10 +8,11 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from runner import api, collector, display
 from runner.arguments import (
@@ -43,8 +44,22 @@ from runner.progress import Silent, Terminal
 
 OK, NOT_OK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C ends any command with its own exit code and how to continue, of which Typer would say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            told = f"\nInterrupted: what was written is kept. To continue: {_command()}"
+            Console(stderr=True, markup=False).print(told, highlight=False, soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="modesweep",
+    cls=_Commands,
     help="What does a divergence make a model keep? Sweeps of KL fits and VAEs: mode coverage and sharpness.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -140,6 +155,8 @@ def plan(
         results=results,
         workers=workers,
         cells_per_batch=cells_per_batch,
+        tracking_uri=tracking_uri,
+        mlflow=None if mlflow is None else mlflow.value,
         retry_failed=retry_failed,
         max_cells=max_cells,
         cell=cell,
@@ -324,10 +341,6 @@ def main() -> None:
         _fail(error, BAD_INPUT)
     except ModesweepError as error:
         _fail(error, NOT_OK)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(error: ModesweepError, code: int) -> None:

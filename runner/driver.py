@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,7 +104,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
         plan = plan_sweep(sweep, catalogue, options)
     with hold(folder), _stoppable():
         context = Context(sweep.name, code_version(), options.profile)
-        with _opened(catalogue, context, options) as executor:
+        with _opened(catalogue, context, options) as executor, ExitStack() as beside:
             if plan.todo:
                 executor.start()
             with clock("prepare"):
@@ -113,19 +113,23 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                     remove_leftovers(place)
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
+                if follower:
+                    beside.enter_context(follower)
             with clock("cells"):
                 ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
+            # How many a cluster has is not asked for the sake of tables that no worker had a part in.
+            workers = executor.workers if ran else options.workers
             if plan.todo and not stopped:
                 in_background(executor.close)  # workers end while the tables are made
             with clock("tables"):
-                counts = _tabulate(folder, plan, origin, options, began, executor.workers, clock.phases, listener)
+                counts = _tabulate(folder, plan, origin, options, began, workers, clock.phases, listener)
             with clock("report"):
                 if counts.missing < counts.cells and not stopped:
                     write_report(folder)
             with clock("mlflow"):
-                tracking = _finish(follower, folder, counts, stopped, listener)
+                tracking, stopped = _finish(follower, folder, counts, stopped, listener)
         if options.profile:
-            profile.write(folder, clock.phases, executor.workers)
+            profile.write(folder, clock.phases, workers or 1)
     seconds = (datetime.now(UTC) - began).total_seconds()
     return Report(folder, plan, ran, counts, seconds, stopped, clock.phases, tracking, options.command)
 
@@ -136,7 +140,7 @@ def _tabulate(
     origin: Provenance,
     options: Options,
     began: datetime,
-    workers: int,
+    workers: int | None,
     phases: Mapping[str, float],
     listener: Listener,
 ) -> Counts:
@@ -153,6 +157,8 @@ def _tabulate(
     if options.samples:
         write_targets(folder, (cell.target for cell in plan.cells))
     settings = {name: value for name, value in vars(options).items() if name != "command"}
+    if options.tracking_uri:
+        settings["tracking_uri"] = provenance.redact(options.tracking_uri)
     write_manifest(
         folder,
         sweep.name,
@@ -189,15 +195,18 @@ def _follow(folder: Path, plan: Plan, origin: Provenance, options: Options, list
 
 def _finish(
     follower: Follower | None, folder: Path, counts: Counts, stopped: Stopped, listener: Listener
-) -> ExportReport | None:
-    """Wait until MLflow has what is there; a sweep never fails because MLflow does."""
+) -> tuple[ExportReport | None, Stopped]:
+    """Wait until MLflow has what is there, or Ctrl-C; a sweep never fails because MLflow does."""
     if follower is None:
-        return None
+        return None, stopped
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED" if counts.ok == counts.cells else "FAILED"
-    report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
+    try:
+        report = follower.finish("KILLED" if stopped else status, markdown(comparisons(folder)))
+    except KeyboardInterrupt:
+        report, stopped = follower.given_up(), "interrupted"
     for problem in (*report.problems, *([report.error] if report.error else [])):
         listener.say(problem, style="yellow")
-    return report
+    return report, stopped
 
 
 def _run_cells(
@@ -211,13 +220,14 @@ def _run_cells(
     profile: Profile,
 ) -> tuple[Counter[str], Stopped]:
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
-    # Only who asks for GPUs waits here until Ray has counted them.
-    gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
-    batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
-    tally = Tally(len(plan.todo), sum(batch.seconds for batch in batches))
+    tally = Tally(len(plan.todo), work=0.0)
     libraries: Future[None] | None = None
-    listener.begin(tally)
     try:
+        # Only who asks for GPUs waits here until Ray has counted them.
+        gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
+        batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
+        tally.work = sum(batch.seconds for batch in batches)
+        listener.begin(tally)
         with closing(executor.run(batches)) as results:
             for result in results:
                 if libraries is None:

@@ -13,6 +13,7 @@ from runner.batch import Batch, make_batches
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
 from runner.spec import Sweep
+from runner.tracking.location import locate
 
 MEMORY_SHARE = 0.25  # of the memory that this process may use, for the stacks of all workers together
 LARGEST_STACK = 400 * 2**20  # bytes; a worker with torch loaded then stays below 900 MB
@@ -57,8 +58,10 @@ def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
     """The plan of a sweep, given what its results folder holds already.
 
     Raises:
-        SweepError: the sweep is refused; nothing was started.
+        SweepError: the sweep or the tracking URI is refused; nothing was started.
     """
+    if options.mlflow != "off":
+        locate(options.tracking_uri, options.results)
     folder = options.results / sweep.name
     finished: Mapping[str, str] = {}
     if (folder / "records").is_dir():

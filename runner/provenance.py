@@ -20,7 +20,9 @@ from pathlib import Path
 PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "ray", "scipy", "torch")
 HIDDEN = "***"
 
-_USER = re.compile(r"(?<=://)([^\s/@:]*)(:[^\s/]*)?@")
+# A password may hold any of "/?#@: ", so it reaches to the last @ of its line, unless another URI begins before that.
+_WITHIN = r"(?!\s\S*://)"
+_USER = re.compile(rf"(?<=://)(?:((?:{_WITHIN}[^\n:])*)(:(?:{_WITHIN}[^\n])*)@|[^\s/:]*@)")
 _NAMED = re.compile(
     r"""((?:[\w.-]*[_.-])?(?:token|passwd|password|pwd|secret|api_?key|access_?key|credentials?|sig(?:nature)?|auth)
     (?:[_-]?(?:id|key))?)=[^\s&;\#]+""",
@@ -104,6 +106,8 @@ def git_state(folder: Path) -> Git | None:
 def redact(text: str) -> str:
     """The text with every password, token and key in its URIs and ``name=value`` pairs hidden.
 
+    Where it cannot be told what belongs to a password, too much is hidden rather than too little.
+
     >>> redact("postgresql://me:s3cret@db.example.org/mlflow?sslmode=require")
     'postgresql://me:***@db.example.org/mlflow?sslmode=require'
     """
@@ -112,7 +116,8 @@ def redact(text: str) -> str:
 
 def _hide(user: re.Match[str]) -> str:
     """Of user:password@host the password; of token@host, which is a secret by itself, all of it."""
-    return f"{user[1]}:{HIDDEN}@" if user[2] else f"{HIDDEN}@"
+    named = user[2] and "@" not in user[1]  # else it may be token@host:port
+    return f"{user[1]}:{HIDDEN}@" if named else f"{HIDDEN}@"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

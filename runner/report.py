@@ -160,7 +160,8 @@ def _facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "machine", f"{manifest['host']}, {manifest['cpus']} CPU cores, {manifest['platform']}"
     settings = manifest.get("settings", {})
     if settings.get("executor"):
-        yield "run by", f"{settings['executor']}, {settings.get('workers')} workers"
+        workers = settings.get("workers")  # unknown where nothing was left to run
+        yield "run by", settings["executor"] + (f", {workers} workers" if workers else "")
     if manifest.get("packages"):
         packages = {"python": manifest.get("python", ""), **manifest["packages"]}
         yield "packages", ", ".join(f"{package} {version}" for package, version in packages.items())

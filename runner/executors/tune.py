@@ -128,7 +128,6 @@ class TuneExecutor:
         self._cluster = self._keeper = None
 
     def __enter__(self) -> Self:
-        self.start()
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Self
 
 import runner
 from runner.tracking.location import ENVIRONMENT
@@ -34,7 +34,7 @@ class State:
 
 
 class Follower:
-    """An export process beside a sweep. What goes wrong with it is in its report and never raised."""
+    """An export process beside a sweep, ended with the context. What goes wrong is in its report and never raised."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -58,6 +58,12 @@ class Follower:
         self._reader = threading.Thread(target=self._listen, daemon=True)
         self._writer.start()
         self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
 
     def poll(self) -> State:
         """The newest that was heard, without waiting."""
@@ -89,6 +95,15 @@ class Follower:
             return self._report_at_end()
         finally:
             self.stop()
+
+    def given_up(self) -> ExportReport:
+        """End the process now, and say what is missing and how to add it."""
+        self.stop()
+        reason = (
+            f"Interrupted: MLflow has {self._state.exported:,} of {self._state.of:,} cells. "
+            f"The results are safe; `{self._request.repetition}` catches up"
+        )
+        return ExportReport(self._state.exported, url=self._state.url, error=reason)
 
     def stop(self) -> None:
         """End the process now; what was exported stays."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -72,12 +73,11 @@ def locate(tracking_uri: str | None, results: Path) -> Location:
         SweepError: MLflow has no such kind of store, or it is the file store that MLflow gave up.
     """
     if not tracking_uri:
-        results = results.resolve()
-        return Location(f"sqlite:///{results / 'mlflow.db'}", (results / "mlartifacts").as_uri())
+        return _in_file(results.resolve() / "mlflow.db")
     scheme = _scheme(tracking_uri)
     if scheme == "sqlite":
         return _sqlite(tracking_uri)
-    if scheme == "databricks" or (scheme in SQL + SERVERS and urlsplit(tracking_uri).netloc):
+    if scheme == "databricks" or (scheme in SQL + SERVERS and re.search("://[^/?#]", tracking_uri)):
         return Location(tracking_uri)
     raise SweepError(_refusal(tracking_uri, scheme))
 
@@ -89,7 +89,13 @@ def _sqlite(uri: str) -> Location:
     file = Path(unquote(path)).resolve()
     if file.is_dir():
         raise SweepError(f"--tracking-uri: {file} is a folder; name a file, such as sqlite:///{file / 'mlflow.db'}")
-    return Location(f"sqlite:///{file}", (file.parent / "mlartifacts").as_uri())
+    return _in_file(file)
+
+
+def _in_file(database: Path) -> Location:
+    """SQLAlchemy ends a path at a question mark, and decodes it; all else it takes as it is."""
+    path = str(database).replace("%", "%25").replace("?", "%3F")
+    return Location(f"sqlite:///{path}", (database.parent / "mlartifacts").as_uri())
 
 
 def _scheme(uri: str) -> str:
@@ -112,11 +118,15 @@ def _refusal(uri: str, scheme: str) -> str:
 
 def _secrets(uri: str) -> list[str]:
     """Passwords and tokens in a URI, as written and as decoded, the longest first."""
-    try:
-        parts = urlsplit(uri)
-        found = [parts.password or ""]
-        found += [value for key, value in parse_qsl(parts.query) if re.search("(?i)token|passw|secret|key", key)]
-    except ValueError:  # not a URI: nothing that could be told apart
+    if _scheme(uri) == "sqlite":  # a path, which may hold : and @
         return []
+    rest = uri.partition("://")[2].partition(":")[2]
+    found = [rest.rpartition("@")[0]]
+    if _scheme(uri) in SQL:  # SQLAlchemy ends a password at the first @, everybody else at the last before a /
+        found.append(rest.partition("@")[0] if "@" in rest else "")
+    with suppress(ValueError):  # from what is not a URI to the standard library, such as one with a lone bracket
+        parts = urlsplit(uri)
+        found.append(parts.password or "")
+        found += [value for key, value in parse_qsl(parts.query) if re.search("(?i)token|passw|secret|key", key)]
     both = {form for secret in found if secret for form in (secret, unquote(secret))}
     return sorted(both, key=len, reverse=True)

@@ -15,7 +15,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 
-from runner import cli
+from runner import api, cli
 from runner.tracking.request import ExportReport
 
 GOOD = """\
@@ -103,6 +103,7 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["plan", "smoke", "--seeds", "0"], ["seeds"]),
         (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
+        (["plan", "smoke", "--tracking-uri", "./mlruns"], ["./mlruns", "sqlite:///mlflow.db"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
         (["run", "smoke", "--executor", "inline", "--results", "r\udcff"], ["--results", "r\\udcff", "UTF-8"]),
         (["run", "smoke", "--executor", "inline", "--tracking-uri", "sqlite:///r\udcff"], ["--tracking-uri", "UTF-8"]),
@@ -116,7 +117,7 @@ def test_a_wrong_option_is_answered_before_anything_starts(say, arguments: list[
     assert "Traceback" not in said.err
     for word in named:
         assert word in said.err
-    assert not list(Path().glob("results/*/records/*"))
+    assert not Path("results").exists()
 
 
 def test_plan_shows_cells_and_starts_nothing(say) -> None:
@@ -133,6 +134,10 @@ def test_plan_as_json(say) -> None:
     plan = json.loads(said.out)
     assert plan["cells"] == plan["todo"] == 16
     assert len(plan["first_cells"]) == 5
+
+
+def test_mlflow_off_asks_for_no_store(say) -> None:
+    assert say("plan", "smoke", "--tracking-uri", "./mlruns", "--mlflow", "off").code == 0
 
 
 def test_run_then_look_at_it(say) -> None:
@@ -178,6 +183,19 @@ def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("runner.lookup.show", lambda *_: ("a cell", held))
     shown = json.loads(say("show", "abc", "--json").out)
     assert shown == {"metrics": {"forward_kl": None, "coverage": 0.5}, "the fit": {"q_mean": [None, 1.0]}}
+
+
+def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it comes; while cells run, or MLflow is waited for, there is a report as well."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "run", interrupt)
+    said = say("run", "smoke", "--results", "my results", "--json")
+    assert said.code == 130
+    assert said.out == ""
+    assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
 
 
 def test_what_is_not_there_is_said(say) -> None:

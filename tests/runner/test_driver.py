@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -13,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from rich.console import Console
 
 from runner.display import report_view
 from runner.driver import Report, run
-from runner.errors import StoreError
+from runner.errors import StoreError, SweepError
+from runner.executors.inline import InlineExecutor
 from runner.options import Options
 from runner.progress import Silent, Tally
 from runner.spec import load_sweep
 from runner.store.lock import hold
 from runner.store.reading import read_cells, read_curves, read_modes, read_samples, read_summary
+from runner.tracking.follower import Follower
+from runner.tracking.request import ExportReport
 from tests.runner.fakes import CATALOGUE
 
 
@@ -69,12 +74,38 @@ def test_every_cell_is_in_every_table(results: Path) -> None:
     assert (results / "toys/report.html").is_file()
 
 
+def test_no_password_is_stored(results: Path) -> None:
+    go(results, tracking_uri="postgresql://me:s3cret/w0rd@db/mlflow?password=t0ken", profile=True)
+    files = [path for path in results.rglob("*") if path.is_file()]
+    assert {"manifest.json", "report.html", "cells.parquet"} <= {path.name for path in files}
+    stored = b"".join(path.read_bytes() for path in files)
+    assert b"postgresql://me:***@db/mlflow" in stored
+    for secret in (b"s3cret", b"w0rd", b"t0ken"):
+        assert secret not in stored
+
+
+def test_a_store_that_is_none_leaves_the_results_as_they_are(results: Path) -> None:
+    go(results)
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with pytest.raises(SweepError, match="is a folder or a plain name"):
+        go(results, sweep(rate=[4.0]), mlflow=None, tracking_uri="./mlruns")
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+
+
 def test_a_second_run_computes_nothing(results: Path) -> None:
     go(results)
     before = read_cells("toys", results)
     report = go(results)
     assert report.ran == {}
     pd.testing.assert_frame_equal(before, read_cells("toys", results))
+
+
+def test_a_finished_sweep_asks_for_no_cluster(results: Path) -> None:
+    go(results)
+    report = go(results, executor="tune", address="127.0.0.1:1")  # where none is
+    assert report.all_ok
+    assert json.loads((report.folder / "manifest.json").read_text())["settings"]["workers"] is None
+    assert "None workers" not in (report.folder / "report.html").read_text()
 
 
 def test_a_changed_axis_runs_the_new_cells_alone(results: Path) -> None:
@@ -156,6 +187,48 @@ def test_ctrl_c_keeps_what_finished_and_the_next_run_continues(results: Path) ->
     assert again.ran == {"ok": 8}
     assert again.all_ok
     assert (again.folder / "report.html").is_file()
+
+
+def exporters() -> list[psutil.Process]:
+    """The export processes of this process."""
+    return [child for child in psutil.Process().children() if "runner.tracking.follow" in child.cmdline()]
+
+
+def test_an_error_ends_the_export_too(results: Path) -> None:
+    class Breaking(Silent):
+        def advance(self, tally: Tally) -> None:
+            assert len(exporters()) == 1
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        go(results, listener=Breaking(), mlflow="cells")
+    assert exporters() == []
+
+
+def test_ctrl_c_while_mlflow_is_waited_for(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: Follower, *_: Any) -> ExportReport:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Follower, "finish", interrupt)
+    heard = Hearing()
+    report = go(results, listener=heard, mlflow="cells")
+    assert report.stopped == "interrupted"
+    assert report.counts.ok == 12
+    assert report.tracking is not None
+    assert heard.said == [report.tracking.error]
+    assert re.fullmatch(r"Interrupted: MLflow has \d+ of 12 cells\. .*`modesweep export toys` .*", heard.said[0])
+    assert exporters() == []
+
+
+def test_ctrl_c_before_workers_are_known(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(self: InlineExecutor) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(InlineExecutor, "workers", property(interrupt))
+    heard = Hearing()
+    report = go(results, listener=heard)
+    assert (report.stopped, report.ran, report.counts.missing) == ("interrupted", {}, 12)
+    assert "Interrupted" in heard.said[0]
 
 
 def test_a_second_driver_is_told_who_holds_the_folder(results: Path) -> None:

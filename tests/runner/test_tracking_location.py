@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.utils.file_utils import local_file_uri_to_path
+from sqlalchemy import make_url
 
 from runner.errors import SweepError, TrackingError
 from runner.tracking.location import Location, locate
@@ -25,6 +27,16 @@ def test_relative_databases_become_absolute(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert locate("sqlite:///runs.db", tmp_path).uri == f"sqlite:///{tmp_path}/runs.db"
     assert locate("sqlite:////a/b.db", tmp_path).database == Path("/a/b.db")
+
+
+@pytest.mark.parametrize("name", ["r %41 2", "r?x", "100 %", "größe #1", "a&b=c+d;e:f@g"])
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
+    location = locate(None, tmp_path / name)
+    assert location.database == tmp_path / name / "mlflow.db"
+    assert make_url(location.uri).database == str(location.database)
+    assert location.artifacts is not None
+    assert Path(local_file_uri_to_path(location.artifacts)) == tmp_path / name / "mlartifacts"
+    assert locate(location.uri, Path("elsewhere")) == location
 
 
 @pytest.mark.parametrize(
@@ -69,7 +81,7 @@ def test_a_refusal_hides_the_password(tmp_path: Path) -> None:
     assert "s3cr3t" not in str(refusal.value)
 
 
-password = st.text("abcdefghijklmnopqrstuvwxyz0123456789%$!~", min_size=4).filter(lambda text: "%" not in text)
+password = st.text("abcdefghijklmnopqrstuvwxyz0123456789$!~/@:?#[] ", min_size=4)
 
 
 @given(secret=password, user=st.sampled_from(["", "me"]), before=st.sampled_from(["", "wrong password "]))
@@ -77,6 +89,17 @@ def test_no_text_shows_a_password(secret: str, user: str, before: str) -> None:
     location = Location(f"postgresql://{user}:{secret}~Q7@db.example.org/mlflow")
     for text in (location.uri, repr(location), f"{before}'{secret}~Q7' for user", str({"u": location.uri})):
         assert f"{secret}~Q7" not in location.hide(text)
+
+
+@pytest.mark.parametrize("word", ["pa/ss", "pa:s/s", "12/34", "p[a/s?s#", "pa ss"])
+def test_a_password_that_should_have_been_encoded_is_hidden(word: str, tmp_path: Path) -> None:
+    location = locate(f"postgresql://me:{word}@db/mlflow?o=a@b", tmp_path)
+    assert word not in repr(location)
+    assert location.hide(f"wrong password '{word}'") == "wrong password '***'"
+
+
+def test_a_path_is_no_password(tmp_path: Path) -> None:
+    assert locate("sqlite:////a:b@c/d.db", tmp_path).hide("a bad database") == "a bad database"
 
 
 def test_encoded_passwords_are_hidden_in_both_forms() -> None:

@@ -36,7 +36,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(template: Path, tmp_path: Path) -> Location:
-    return locate(copy_store(template, tmp_path / "mlflow.db"), tmp_path)
+    folder = tmp_path / "r %41?#ö 2"
+    copy_store(template, folder / "mlflow.db")
+    return locate(None, folder)
 
 
 @pytest.fixture
