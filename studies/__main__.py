@@ -55,7 +55,7 @@ STUDIES: dict[str, ModuleType] = {
 }
 FOLDER = Path(__file__).parents[1] / "results" / "studies"
 DPI = 110
-COLOURS = 96
+COLOURS = 256
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from studies.phase_diagram import pair
 BLUE, RED = WORDS[:2]
 SEPARATIONS = (2.6, 3.0, 4.0)
 CAPTION = (
-    "Values of fits (points) on the branches of exact optima (lines: blue covering, red seeking), by alpha. Dashes:"
+    "Values of fits (points) on the branches of exact optima (lines: blue covering, orange seeking), by alpha. Dashes:"
     " where covering becomes the best, and where the seeking optimum disappears. Not shown: fits above 2 nats."
 )
 

@@ -23,7 +23,9 @@ ORDER = (
 )
 CAPTION = (
     "The fit with the lowest value of each divergence, over all starts and seeds: coverage (squares) and sharpness"
-    " (points). The word is the optimum that it reached."
+    " (points). The word is the optimum that it reached. `seeking 0`: less than a quarter of the other mode's own mass"
+    " is inside Q's 95 % region, however wide Q is. Coverage is 1 as soon as 95 % of the target's mass is inside, for"
+    " which the mode of 97 % is enough. Forward KL's one optimum is called covering whatever is inside."
 )
 
 

@@ -20,8 +20,7 @@ def find(cells: pd.DataFrame) -> Finding:
     forward, reverse = (cells[cells["divergence"] == name] for name in ("forward_kl", "reverse_kl"))
     said = [
         f"Forward KL: {forward['forward_kl'].min():.3f} to {forward['forward_kl'].max():.3f} nats in {len(forward)}"
-        f" fits, with {forward['modes_captured'].min():.0f} or more of the 40 modes, each from {samples:,} samples of"
-        " the target.",
+        f" fits, with {_modes(forward)} modes, each from {samples:,} samples of the target.",
         f"Reverse KL: {reverse['modes_captured'].min():.0f} to {reverse['modes_captured'].max():.0f} modes, coverage"
         f" {reverse['coverage'].min():.2f} to {reverse['coverage'].max():.2f} at sharpness"
         f" {reverse['sharpness'].min():.2f} or more, with {samples:,} evaluations of the target's density in each fit.",
@@ -29,3 +28,8 @@ def find(cells: pd.DataFrame) -> Finding:
         f" {reverse.loc[reverse['init'] == 'random', 'ess_reverse'].min():.2f} or more.",
     ]
     return Finding(said, table.reset_index().round(4), draw(table), CAPTION)
+
+
+def _modes(cells: pd.DataFrame) -> str:
+    fewest, total = int(cells["modes_captured"].min()), int(cells["modes_total"].max())
+    return f"all {total}" if fewest == total else f"{fewest} or more of the {total}"

@@ -11,7 +11,8 @@ from runner.figures.style import FAINT, INK, TARGETS, WORDS
 from studies.finding import Finding, boundary, panels
 
 BORDER = 0.5**0.5
-NORMALS = ("unimodal", "normal4", "normal16", "normal64")
+DIMS = {"unimodal": 1, "normal4": 4, "normal16": 16, "normal64": 64}
+NORMALS = tuple(DIMS)
 COLOURS = {
     "score_function": WORDS[4],
     "score_function_baseline": WORDS[2],
@@ -47,9 +48,8 @@ def find(cells: pd.DataFrame) -> Finding:
     keys = ["target", "estimator", "width"]
     columns = ["has_gradient", "slope_loc", "slope_loc_se", "exact_slope_loc", "bias", "bias_se", "variance_per_sample"]
     table = normal.groupby(keys, sort=False)[columns].mean().reset_index()
-    dims = {name: 1 if name == "unimodal" else int(name.removeprefix("normal")) for name in NORMALS}
     table["variance_closed_form"] = [
-        closed_form(row.estimator, row.width, 0.5, dims[row.target])
+        closed_form(row.estimator, row.width, 0.5, DIMS[row.target])
         if row.estimator in ("reparameterization", "sticking_the_landing")
         else np.nan
         for row in table.itertuples()
@@ -138,6 +138,11 @@ def _draw(table: pd.DataFrame, ratios: pd.DataFrame) -> Any:
         look = {"color": INK, "linewidth": 1.4} if name in NORMALS else {"color": TARGETS[k % len(TARGETS)]}
         label = "normals" if name == "unimodal" else "_" if name in NORMALS else name
         axes[0, 2].plot(own.index, own, **{"linewidth": 1.0, "label": label, **look})
+        if name in NORMALS:
+            dip = own.idxmin()
+            look = {"fontsize": 7, "va": "center", "xytext": (19, 0), "textcoords": "offset points"}
+            arrow = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 1}
+            axes[0, 2].annotate(f"D = {DIMS[name]}", (dip, own[dip]), arrowprops=arrow, **look)
     axes[0, 2].axhline(1, color=FAINT, linewidth=0.9)
     figure.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     titles = ("variance of one sample [nats²]", "mean over exact", "variance ratio, STL over plain")

@@ -91,7 +91,8 @@ def find(cells: pd.DataFrame) -> Finding:
 
 CAPTION = (
     "Top left: locations of fits (points) on the branches of exact optima (lines). Top right: their values; the lines"
-    " cross at the second boundary. Below: which optimum each start reaches. Dashes: the analytic boundaries."
+    " cross at the second boundary. Below: which optimum each start reaches, for two of the five locations. Dashes: the"
+    " analytic boundaries."
 )
 
 

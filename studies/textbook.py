@@ -31,8 +31,8 @@ DRAWN = {
     ("bishop", "reverse_kl"): [(np.zeros(2), np.eye(2) / 25)],
 }
 CAPTION = (
-    "Grey: the target. Red: what the textbook's code draws. Blue: the best fit, measured, on top of the exact optimum."
-    " Contours hold half, 90 % and 99 % of a Gaussian."
+    "Grey: the target. Orange: what the textbook's code draws. Blue: the best fit, measured, on top of the exact"
+    " optimum. Contours hold half, 90 % and 99 % of a Gaussian."
 )
 
 
@@ -60,14 +60,14 @@ def find(cells: pd.DataFrame) -> Finding:
             )
     table = pd.DataFrame(rows).round(5)
     own = cells[(cells["target"] == "pmtk3_bimodal") & (cells["divergence"] == "reverse_kl")]
-    forward, reverse, _ = (row for row in table.itertuples() if row.figure == "pmtk3_bimodal")
+    forward, reverse, other = (row for row in table.itertuples() if row.figure == "pmtk3_bimodal")
     said = [
         f"Forward KL of Murphy's figure 21.1: the drawn covariance {forward.drawn_covariance} is at"
         f" {forward.drawn_nats:.4f} nats, the optimum {forward.optimum_covariance} at {forward.optimum_nats:.4f}.",
         f"Reverse KL of that target: all {len(own)} fits, from {own['init'].nunique()} kinds of start, end at one"
         f" optimum ({', '.join(own['optimum_label'].unique())}), mean {reverse.optimum_mean}, covariance"
         f" {reverse.optimum_covariance}, {reverse.optimum_nats:.4f} nats. The one-mode Gaussians drawn are at"
-        f" {reverse.drawn_nats:.4f} nats and are no optima of it.",
+        f" {reverse.drawn_nats:.3f} and {other.drawn_nats:.3f} nats and are no optima of it.",
         f"Seeking becomes the best once the means are scaled by {crossing():.3f}.",
         f"Correlation 0.97 without correlation in Q: reverse KL's variance is 1 - 0.97^2 = {1 - 0.97**2:.4f}, not the"
         " 1/25 that is drawn; both directions cost -ln(1 - rho^2) / 2 ="
@@ -127,5 +127,5 @@ def _draw(cells: pd.DataFrame) -> Any:
         panel.set_title(f"{titles[target]}: {divergence.replace('_kl', ' KL')}", fontsize=8.5)
     axes[0, 0].plot([], [], color=RED, linestyle="--", label="drawn")
     axes[0, 0].plot([], [], color=BLUE, label="fitted, optimal")
-    axes[0, 0].legend(fontsize=7, loc="upper left", borderaxespad=0.1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
     return figure

@@ -90,8 +90,8 @@ def find(_: pd.DataFrame) -> Finding:
         f"Linear VAEs are within {apart['rate']:.2f} nats of the closed form's rate and {apart['elbo']:.2f} of its ELBO"
         " at every KL weight.",
         f"On ring8_easy a KL weight of {low.name:g} reconstructs to {low['reconstruction_mse']:.4f} and draws"
-        f" {low['forward_kl']:.2f} nats from the target; {best.name:g} reconstructs to {best['reconstruction_mse']:.4f}"
-        f" and is {best['forward_kl']:.2f} nats away.",
+        f" {low['forward_kl']:.3f} nats from the target; {best.name:g} reconstructs to {best['reconstruction_mse']:.4f}"
+        f" and is {best['forward_kl']:.3f} nats away.",
     ]
     pictures = {
         "metrics/elbo": _over_weight(table, (("rate", "distortion", "elbo"),)),

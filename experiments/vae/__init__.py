@@ -89,7 +89,13 @@ METRICS: tuple[Metric, ...] = (
         "lower",
         has_error=True,
     ),
-    Metric("bound_gap", "nats", "-elbo - nll: what the encoder's posterior costs, not negative", "lower", True),
+    Metric(
+        "bound_gap",
+        "nats",
+        "-elbo - nll: what the encoder's posterior costs, 0 or more, but for the error of nll",
+        "lower",
+        has_error=True,
+    ),
     Metric("active_units", "units", "latent dimensions whose posterior mean varies by more than 0.01", None),
     Metric(
         "theta",
