@@ -36,7 +36,7 @@ from runner.arguments import (
     Tracking,
     Workers,
 )
-from runner.errors import ModesweepError, SweepError
+from runner.errors import ModesweepError, NoResultsError, SweepError
 from runner.executors import setup
 from runner.options import Options
 from runner.progress import Silent, Terminal
@@ -321,19 +321,21 @@ def main() -> None:
     try:
         app()
     except SweepError as error:
-        _fail(error, BAD_INPUT)
+        _fail(str(error), BAD_INPUT)
+    except NoResultsError as error:
+        _fail(api.explain_no_results(error), BAD_INPUT)
     except ModesweepError as error:
-        _fail(error, NOT_OK)
+        _fail(str(error), NOT_OK)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(error: ModesweepError, code: int) -> None:
+def _fail(said: str, code: int) -> None:
     console = Console(stderr=True, markup=False)
     console.print("modesweep: ", style="bold red", end="")
-    console.print(str(error), highlight=False, soft_wrap=True)
+    console.print(said, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

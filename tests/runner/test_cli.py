@@ -169,7 +169,7 @@ def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatc
     assert say(*shlex.split(alone)[1:], "--mlflow", "off").code == 0
     assert not Path("results").exists()
     assert say("status", "mine").err.rstrip().endswith("Next: modesweep run ./mine.yaml")
-    assert "modesweep run other --results 'my runs'" in say("status", "other", *here).err
+    assert say("status", "smoke", *here).err.rstrip().endswith("Next: modesweep run smoke --results 'my runs'")
     assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
 
 
@@ -181,11 +181,12 @@ def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_not_there_is_said(say) -> None:
-    for command in (["summary", "mine"], ["status", "mine"], ["show", "abc"], ["export", "mine"]):
+    verbs = ("summary", "status", "report", "export")
+    for command in (*([verb, "mine"] for verb in verbs), ["compare", "mine", "smoke"], ["show", "abc"]):
         said = say(*command)
-        assert said.code == 1
-        assert said.err.strip()
+        assert said.code == 2
         assert "Traceback" not in said.err
+        assert said.err.rstrip().endswith(("Next: run its YAML file first.", "of each MLflow run."))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in cli.Kind if kind is not cli.Kind.references])
