@@ -139,6 +139,7 @@ def plan(
     options = Options(
         results=results,
         workers=workers,
+        address=address,
         cells_per_batch=cells_per_batch,
         retry_failed=retry_failed,
         max_cells=max_cells,

@@ -104,6 +104,8 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["plan", "smoke", "--max-cells", "3"], ["16", "--max-cells"]),
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
+        (["run", "smoke", "--address", "ray://x:1"], ["--address ray://x:1: a client's", "`ray job submit`"]),
+        (["plan", "smoke", "--address", "ray://x:1"], ["Use host:port or auto"]),
         (["run", "smoke", "--executor", "inline", "--results", "r\udcff"], ["--results", "r\\udcff", "UTF-8"]),
         (["run", "smoke", "--executor", "inline", "--tracking-uri", "sqlite:///r\udcff"], ["--tracking-uri", "UTF-8"]),
         (["ui", "--port", "-5"], ["--port", "1"]),
