@@ -104,7 +104,7 @@ def run(
         print(json.dumps(api.report_json(report)))
     else:
         looking = hints.looking(results, redact(tracking_uri or ""))
-        console.print(display.report_view(report, lookup.comparisons(report.folder), looking))
+        console.print(display.report_view(report, *lookup.findings(report.folder), looking))
         if profile:
             from runner.profile import FILE, read
 

@@ -94,7 +94,9 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> 
     }
 
 
-def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") -> RenderableType:
+def report_view(
+    report: Report, parts: Sequence[Comparison], warnings: Sequence[str] = (), looking: str = ""
+) -> RenderableType:
     """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
@@ -112,7 +114,7 @@ def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") 
     if counts.missing < counts.cells:
         made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
         lines.append(Text(f"{made}: {report.folder}"))
-    return Group(comparison_view(parts), *lines)
+    return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)
 
 
 def comparison_view(parts: Sequence[Comparison]) -> RenderableType:

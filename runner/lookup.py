@@ -60,6 +60,13 @@ def comparisons(folder: Path) -> list[Comparison]:
     return compare(cells, summary)
 
 
+def findings(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """What ``summary`` gives, of a results folder; both are empty when no cell has finished."""
+    if not (folder / "cells.parquet").is_file():
+        return [], []
+    return comparisons(folder), edge_warnings(read_table("summary", folder))
+
+
 def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:
     """The table, and a sentence for each nuisance axis whose best value lies on its edge."""
     folder = find_folder(sweep, results)

@@ -157,6 +157,15 @@ def test_run_then_look_at_it(say) -> None:
     assert "1 ok" in again.out
 
 
+def test_a_run_warns_of_a_nuisance_axis_as_its_summary_does(say) -> None:
+    Path("mine.yaml").write_text(GOOD.replace("    fixed:", "    nuisance: {learning_rate: [0.01, 0.02]}\n    fixed:"))
+    ran = say("run", "mine.yaml", "--executor", "inline", "--mlflow", "off").out
+    for said in (ran, say("summary", "mine").out):
+        told = " ".join(said.split())
+        assert "settings the best learning_rate is the" in told
+        assert "so widen this nuisance axis" in told
+
+
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]
