@@ -64,9 +64,10 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, els
         shown = plan.todo[:FIRST_CELLS]
         rest = f"The first {len(shown)} to run:" if len(plan.todo) > len(shown) else "To run:"
         lines += [Text(""), Text(rest)]
-        for cell in shown:
-            given = cell.params.model_dump(exclude_defaults=True)
-            said = " ".join(f"{name}={value}" for name, value in given.items())
+        grids = (grid.grid for grid in plan.grids for _ in grid.todo)
+        for cell, given in zip(shown, grids, strict=False):
+            # What the grid writes down is said where it equals the default too: cells must be told apart.
+            said = " ".join(f"{name}={value}" for name, value in cell.params.model_dump().items() if name in given)
             lines.append(Text(f"  {cell.id}  {cell.experiment} {said} seed={cell.seed}", "dim"))
     else:
         lines.append(Text("Nothing to run: every cell has a record."))

@@ -130,6 +130,17 @@ def test_plan_shows_cells_and_starts_nothing(say) -> None:
     assert not Path("results").exists()
 
 
+def test_plan_says_what_the_file_gives_where_it_is_the_default_too(say) -> None:
+    axes = "divergence: [forward_kl, reverse_kl], init: [wide, random], learning_rate: [0.02]}"
+    cases = "\n    cases: [{standardise: true, optimizer: adam}]"
+    Path("mine.yaml").write_text(GOOD.replace("divergence: [forward_kl, reverse_kl]}", axes + cases))
+    told = " ".join(say("plan", "mine.yaml").out.split())
+    rest = "steps=20 samples=16 optimizer=adam learning_rate=0.02 standardise=True seed=0"
+    for divergence in ("forward_kl", "reverse_kl"):
+        for init in ("wide", "random"):
+            assert f"kl_fit target=bimodal divergence={divergence} init={init} {rest}" in told
+
+
 def test_plan_as_json(say) -> None:
     said = say("plan", "smoke", "--json")
     plan = json.loads(said.out)
