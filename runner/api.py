@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from experiments.catalogue import CATALOGUE
 from experiments.targets import Mixture
 from runner import spec
-from runner.errors import SweepError
+from runner.errors import NoResultsError, SweepError
 from runner.options import Options, cut, plan_sweep
 from runner.planning import Plan
 from runner.progress import Listener
@@ -103,6 +103,13 @@ def _source(sweep: str | Path) -> str | Path:
         f"'{sweep}' is not a shipped sweep.{guess} Shipped: {', '.join(shipped)}. "
         f"A file is given by its path, such as ./{sweep}.yaml"
     )
+
+
+def explain_no_results(error: NoResultsError) -> str:
+    """What is not there, and the command that makes it where its sweep is a shipped one."""
+    if error.sweep not in CATALOGUE.sweeps:
+        return str(error)
+    return f"{error.said} Next: modesweep run {error.sweep}{error.looking}"
 
 
 def report_json(report: Report) -> dict[str, Any]:

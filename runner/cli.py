@@ -37,7 +37,7 @@ from runner.arguments import (
     Tracking,
     Workers,
 )
-from runner.errors import ModesweepError, SweepError
+from runner.errors import ModesweepError, NoResultsError, SweepError
 from runner.executors import setup
 from runner.options import Options
 from runner.progress import Silent, Terminal
@@ -119,7 +119,7 @@ def run(
         print(json.dumps(api.report_json(report)))
     else:
         looking = hints.looking(results, redact(tracking_uri or ""))
-        console.print(display.report_view(report, lookup.comparisons(report.folder), looking))
+        console.print(display.report_view(report, *lookup.findings(report.folder), looking))
         if profile:
             from runner.profile import FILE, read
 
@@ -154,6 +154,7 @@ def plan(
     options = Options(
         results=results,
         workers=workers,
+        address=address,
         cells_per_batch=cells_per_batch,
         tracking_uri=tracking_uri,
         mlflow=None if mlflow is None else mlflow.value,
@@ -338,15 +339,17 @@ def main() -> None:
     try:
         app()
     except SweepError as error:
-        _fail(error, BAD_INPUT)
+        _fail(str(error), BAD_INPUT)
+    except NoResultsError as error:
+        _fail(api.explain_no_results(error), BAD_INPUT)
     except ModesweepError as error:
-        _fail(error, NOT_OK)
+        _fail(str(error), NOT_OK)
 
 
-def _fail(error: ModesweepError, code: int) -> None:
+def _fail(said: str, code: int) -> None:
     console = Console(stderr=True, markup=False)
     console.print("modesweep: ", style="bold red", end="")
-    console.print(str(error), highlight=False, soft_wrap=True)
+    console.print(said, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -64,9 +64,10 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, els
         shown = plan.todo[:FIRST_CELLS]
         rest = f"The first {len(shown)} to run:" if len(plan.todo) > len(shown) else "To run:"
         lines += [Text(""), Text(rest)]
-        for cell in shown:
-            given = cell.params.model_dump(exclude_defaults=True)
-            said = " ".join(f"{name}={value}" for name, value in given.items())
+        grids = (grid.grid for grid in plan.grids for _ in grid.todo)
+        for cell, given in zip(shown, grids, strict=False):
+            # What the grid writes down is said where it equals the default too: cells must be told apart.
+            said = " ".join(f"{name}={value}" for name, value in cell.params.model_dump().items() if name in given)
             lines.append(Text(f"  {cell.id}  {cell.experiment} {said} seed={cell.seed}", "dim"))
     else:
         lines.append(Text("Nothing to run: every cell has a record."))
@@ -94,7 +95,9 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> 
     }
 
 
-def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") -> RenderableType:
+def report_view(
+    report: Report, parts: Sequence[Comparison], warnings: Sequence[str] = (), looking: str = ""
+) -> RenderableType:
     """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
@@ -112,7 +115,7 @@ def report_view(report: Report, parts: Sequence[Comparison], looking: str = "") 
     if counts.missing < counts.cells:
         made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
         lines.append(Text(f"{made}: {report.folder}"))
-    return Group(comparison_view(parts), *lines)
+    return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)
 
 
 def comparison_view(parts: Sequence[Comparison]) -> RenderableType:

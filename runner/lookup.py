@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
-from runner.errors import StoreError
+from runner.errors import NoResultsError
 from runner.hints import alone, looking
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
@@ -60,6 +60,13 @@ def comparisons(folder: Path) -> list[Comparison]:
     return compare(cells, summary)
 
 
+def findings(folder: Path) -> tuple[list[Comparison], list[str]]:
+    """What ``summary`` gives, of a results folder; both are empty when no cell has finished."""
+    if not (folder / "cells.parquet").is_file():
+        return [], []
+    return comparisons(folder), edge_warnings(read_table("summary", folder))
+
+
 def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:
     """The table, and a sentence for each nuisance axis whose best value lies on its edge."""
     folder = find_folder(sweep, results)
@@ -70,12 +77,12 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
     """What B's results differ by from A's; see ``differences``.
 
     Raises:
-        StoreError: there are no results of one of them, or the two have no experiment in common.
+        NoResultsError: there are no results of one of them, or the two have no experiment in common.
     """
     found = differences(*(read_table("cells", find_folder(sweep, results)) for sweep in (a, b)))
     if not found:
         see = f"modesweep summary SWEEP{looking(results)}"
-        raise StoreError(f"'{a}' and '{b}' have no experiment in common. What they ran: {see}")
+        raise NoResultsError(f"'{a}' and '{b}' have no experiment in common. What they ran: {see}")
     return found
 
 
@@ -83,19 +90,19 @@ def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     """Everything known of the cell whose id begins so, in sections, and how to run it alone.
 
     Raises:
-        StoreError: no sweep has such a cell, or several cells' ids begin so.
+        NoResultsError: no sweep has such a cell, or several cells' ids begin so.
     """
     folders = sorted(path.parent for path in Path(results).glob("*/records"))
     found = [(folder, id_) for folder in folders for id_ in read_status(folder) if cell_id and id_.startswith(cell_id)]
     if not found:
         held = ", ".join(folder.name for folder in folders) or "no sweep"
-        raise StoreError(
+        raise NoResultsError(
             f"no cell has an id that begins with '{cell_id}' in {results}/ (it holds: {held}). "
             f"Ids are in cells.parquet, and in the tag cell_id of each MLflow run."
         )
     if len({id_ for _, id_ in found}) > 1:
         some = ", ".join(sorted({id_ for _, id_ in found})[:6])
-        raise StoreError(f"several cells have an id that begins with '{cell_id}': {some}. Give more of it.")
+        raise NoResultsError(f"several cells have an id that begins with '{cell_id}': {some}. Give more of it.")
     folder, whole = found[0]
     record = read_records(folder, [whole])
     row = record.to_pylist()[0]

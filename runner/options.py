@@ -10,6 +10,7 @@ from typing import Literal
 
 from runner import cgroup
 from runner.batch import Batch, make_batches
+from runner.executors.setup import refuse_client
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
 from runner.spec import Sweep
@@ -58,8 +59,10 @@ def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
     """The plan of a sweep, given what its results folder holds already.
 
     Raises:
-        SweepError: the sweep or the tracking URI is refused; nothing was started.
+        SweepError: the sweep, the address or the tracking URI is refused; nothing was started.
     """
+    if options.address:
+        refuse_client(options.address)
     if options.mlflow != "off":
         locate(options.tracking_uri, options.results)
     folder = options.results / sweep.name

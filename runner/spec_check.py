@@ -117,16 +117,25 @@ def _check_values(
 ) -> list[Problem]:
     if name not in experiment.params.model_fields:
         return _check_value(experiment, name, None, place, targets)
+    reads = [_read(experiment, name, value) for value in values]
+    if values and all(_wants_a_list(name, read) for read in reads):
+        text = f"each value of `{name}` is a list itself: write [{show_value(values)}]"
+        return [Problem(place, text)]
     problems: list[Problem] = []
     seen: set[str] = set()
-    for index, value in enumerate(values):
-        read = _read(experiment, name, value)
+    for index, (value, read) in enumerate(zip(values, reads, strict=True)):
         problems += _check_read(name, value, read, (*place, index), targets)
         key = _key(read)
         if key in seen:
             problems.append(Problem((*place, index), f"{show_value(value)} is given twice"))
         seen.add(key)
     return problems
+
+
+def _wants_a_list(name: str, read: Any) -> bool:
+    """Whether a value was refused for not being a list."""
+    errors = read.errors() if isinstance(read, ValidationError) else []
+    return any(error["loc"] == (name,) and error["type"] in ("tuple_type", "list_type") for error in errors)
 
 
 def _check_value(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner import cgroup
 from runner.batch import Batch
-from runner.errors import ExecutorError
+from runner.errors import ExecutorError, SweepError
 from runner.experiment import Experiment
 
 LONGEST_TEMPORARY_FOLDER = 40
@@ -124,15 +124,27 @@ def check_resources(batches: Sequence[Batch], there: Mapping[str, float]) -> Non
                 )
 
 
+def refuse_client(address: str) -> None:
+    """With a client's address Tune would run in another process than the driver.
+
+    Raises:
+        SweepError: the address is one.
+    """
+    if "://" in address:
+        raise SweepError(
+            f"--address {address}: a client's address is not supported. "
+            "Use host:port or auto, or submit the command with `ray job submit`."
+        )
+
+
 def check_address(address: str) -> None:
     """Ray itself would wait for minutes, noisily, where nothing listens.
 
     Raises:
         OSError: nothing answers at ``host:port``.
-        ValueError: the address is a client's: Tune would then run in another process than the driver.
+        SweepError: the address is a client's.
     """
-    if "://" in address:
-        raise ValueError("an address is host:port or 'auto'; for ray:// submit the command with `ray job submit`")
+    refuse_client(address)
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()

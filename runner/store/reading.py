@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from runner.errors import StoreError
+from runner.errors import NoResultsError, StoreError
 from runner.hints import looking
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read_cells(sweep: str | Path, results: str | Path = "results") -> pd.DataFra
         results: the folder that holds the results of all sweeps.
 
     Raises:
-        StoreError: there are no such results.
+        NoResultsError: there are no such results; it is a StoreError.
     """
     return _pandas(read_table("cells", sweep, results))
 
@@ -122,14 +122,15 @@ def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
     near = difflib.get_close_matches(str(sweep), known, n=1)
     guess = f" Did you mean '{near[0]}'?" if near else ""
     held = f"It holds: {', '.join(known[:20])}." if known else "It holds none yet."
+    said = f"no results of a sweep '{sweep}' in {results}/.{guess} {held}"
+    file = f"./{sweep}.yaml"
     if not named:
-        after = "A path is that of a folder with cells.parquet or records/ in it."
-    elif _has_results(path):
-        after = f"The folder ./{sweep} is meant only by its path."
-    else:
-        file = f"./{sweep}.yaml"
-        after = f"Next: modesweep run {file if Path(file).is_file() else sweep}{looking(Path(results))}"
-    raise StoreError(f"no results of a sweep '{sweep}' in {results}/.{guess} {held} {after}")
+        raise NoResultsError(f"{said} A path is that of a folder with cells.parquet or records/ in it.")
+    if _has_results(path):
+        raise NoResultsError(f"{said} The folder ./{sweep} is meant only by its path.")
+    if Path(file).is_file():
+        raise NoResultsError(f"{said} Next: modesweep run {file}{looking(Path(results))}")
+    raise NoResultsError(said, str(sweep), looking(Path(results)))
 
 
 def _has_results(folder: Path) -> bool:

@@ -105,6 +105,8 @@ def test_a_broken_sweep_file_is_answered_on_one_screen(say, fault: str) -> None:
         (["run", "smoke", "--tracking-uri", "ftp://example.org"], ["ftp"]),
         (["plan", "smoke", "--tracking-uri", "./mlruns"], ["./mlruns", "sqlite:///mlflow.db"]),
         (["run", "smoke", "--cell", "zzz"], ["zzz"]),
+        (["run", "smoke", "--address", "ray://x:1"], ["--address ray://x:1: a client's", "`ray job submit`"]),
+        (["plan", "smoke", "--address", "ray://x:1"], ["Use host:port or auto"]),
         (["run", "smoke", "--executor", "inline", "--results", "r\udcff"], ["--results", "r\\udcff", "UTF-8"]),
         (["run", "smoke", "--executor", "inline", "--tracking-uri", "sqlite:///r\udcff"], ["--tracking-uri", "UTF-8"]),
         (["ui", "--port", "-5"], ["--port", "1"]),
@@ -127,6 +129,17 @@ def test_plan_shows_cells_and_starts_nothing(say) -> None:
     assert "6 cells, 6 to run" in said.out
     assert len(re.findall(r"^  [0-9a-f]{16}  kl_fit", said.out, re.M)) == 5
     assert not Path("results").exists()
+
+
+def test_plan_says_what_the_file_gives_where_it_is_the_default_too(say) -> None:
+    axes = "divergence: [forward_kl, reverse_kl], init: [wide, random], learning_rate: [0.02]}"
+    cases = "\n    cases: [{standardise: true, optimizer: adam}]"
+    Path("mine.yaml").write_text(GOOD.replace("divergence: [forward_kl, reverse_kl]}", axes + cases))
+    told = " ".join(say("plan", "mine.yaml").out.split())
+    rest = "steps=20 samples=16 optimizer=adam learning_rate=0.02 standardise=True seed=0"
+    for divergence in ("forward_kl", "reverse_kl"):
+        for init in ("wide", "random"):
+            assert f"kl_fit target=bimodal divergence={divergence} init={init} {rest}" in told
 
 
 def test_plan_as_json(say) -> None:
@@ -160,6 +173,15 @@ def test_run_then_look_at_it(say) -> None:
     assert "1 ok" in again.out
 
 
+def test_a_run_warns_of_a_nuisance_axis_as_its_summary_does(say) -> None:
+    Path("mine.yaml").write_text(GOOD.replace("    fixed:", "    nuisance: {learning_rate: [0.01, 0.02]}\n    fixed:"))
+    ran = say("run", "mine.yaml", "--executor", "inline", "--mlflow", "off").out
+    for said in (ran, say("summary", "mine").out):
+        told = " ".join(said.split())
+        assert "settings the best learning_rate is the" in told
+        assert "so widen this nuisance axis" in told
+
+
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]
@@ -174,7 +196,7 @@ def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatc
     assert say(*shlex.split(alone)[1:], "--mlflow", "off").code == 0
     assert not Path("results").exists()
     assert say("status", "mine").err.rstrip().endswith("Next: modesweep run ./mine.yaml")
-    assert "modesweep run other --results 'my runs'" in say("status", "other", *here).err
+    assert say("status", "smoke", *here).err.rstrip().endswith("Next: modesweep run smoke --results 'my runs'")
     assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
 
 
@@ -199,11 +221,12 @@ def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_not_there_is_said(say) -> None:
-    for command in (["summary", "mine"], ["status", "mine"], ["show", "abc"], ["export", "mine"]):
+    verbs = ("summary", "status", "report", "export")
+    for command in (*([verb, "mine"] for verb in verbs), ["compare", "mine", "smoke"], ["show", "abc"]):
         said = say(*command)
-        assert said.code == 1
-        assert said.err.strip()
+        assert said.code == 2
         assert "Traceback" not in said.err
+        assert said.err.rstrip().endswith(("Next: run its YAML file first.", "of each MLflow run."))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in cli.Kind if kind is not cli.Kind.references])

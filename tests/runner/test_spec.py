@@ -367,6 +367,14 @@ BROKEN = {
         "name: a\ngrids: [{experiment: toy, axes: {target: [near], rate: 1}}]\n",
         ["grids[0].axes.rate", "expected a list, got 1: write [1]"],
     ),
+    "one list where a list of lists belongs": (
+        "name: a\ngrids: [{experiment: toy, axes: {target: [near], hidden: [64, 64]}}]\n",
+        ["1 problem.", "grids[0].axes.hidden: each value of `hidden` is a list itself: write [[64, 64]]"],
+    ),
+    "a value that is no list beside one that is": (
+        "name: a\ngrids: [{experiment: toy, axes: {target: [near], hidden: [[64, 64], 32]}}]\n",
+        ["1 problem.", "grids[0].axes.hidden[1]: expected a list, got 32: write [32]"],
+    ),
     "several fixed values": (
         "name: a\ngrids: [{experiment: toy, axes: {target: [near]}, fixed: {rate: [1, 2]}}]\n",
         ["grids[0].fixed.rate", "expected a number, got [1, 2]; several values belong under axes"],

@@ -269,7 +269,7 @@ def test_sweeps_are_found_by_name_or_path(sweep: tuple[Path, list[Cell]], monkey
     compact(folder, [c.id for c in cells])
     assert len(reading.read_cells("made", folder.parent)) == 12
     assert len(reading.read_cells(str(folder))) == 12
-    with pytest.raises(StoreError, match=r"Did you mean 'made'\?.*modesweep run maed"):
+    with pytest.raises(StoreError, match=r"Did you mean 'made'\?.*Next: run its YAML file first\."):
         reading.read_cells("maed", folder.parent)
     monkeypatch.chdir(folder)
     assert [reading.find_folder(here) for here in (".", Path())] == [folder, folder]
