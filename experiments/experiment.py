@@ -90,7 +90,8 @@ class Experiment:
         check: raises ValueError, with the reason and what would be allowed, for a combination of
             parameters and target that is undefined.
         batch_key: what two cells must share to be stacked: shapes and the sequence of operations.
-        bytes_per_cell: peak working memory that one more cell adds to a stack.
+        bytes_of_stack: peak working memory of a stack of so many cells, ``bytes_of_stack(params, target, cells)``:
+            with what it is padded by, and so the same for one cell as for all that are padded to one size.
         seconds_per_cell: a rough estimate of one cell's share of a full stack, on one core.
         run_batch: runs a stack: ``run_batch(cells, device) -> outcomes``, in the order of the cells.
             A cell's outcome never depends on its batch-mates: bit for bit on CPU.
@@ -103,7 +104,7 @@ class Experiment:
     objective: str
     check: Callable[[Any, Target], None]
     batch_key: Callable[[Any, Target], Hashable]
-    bytes_per_cell: Callable[[Any, Target], int]
+    bytes_of_stack: Callable[[Any, Target, int], int]
     seconds_per_cell: Callable[[Any, Target], float]
     run_batch: Callable[[Sequence[Cell], str], list[Outcome]]
     objective_of: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 import itertools
 import math
@@ -14,7 +15,7 @@ from runner.experiment import Experiment
 from runner.grid import Resources
 from runner.planning import Cell, Plan
 
-__all__ = ["Batch", "Resources", "at_once", "estimate", "make_batches", "makespan"]
+__all__ = ["Batch", "Resources", "at_once", "estimate", "make_batches", "makespan", "most_within"]
 
 MULTIPLE = 16  # experiments pad a stack to a multiple of 16 cells: a stack of 17 costs what one of 32 costs
 STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts it further where its tensors are large
@@ -87,7 +88,7 @@ def make_batches(
         plan: of which only what is left counts.
         experiments: by name.
         workers: how many batches run at once.
-        memory_bytes: what one batch may occupy, by the experiment's ``bytes_per_cell``; of those that run on a GPU
+        memory_bytes: what one batch may occupy, by the experiment's ``bytes_of_stack``; of those that run on a GPU
             the worker cuts what does not fit.
         gpus: that there are; without any, the CPU does the work of batches that ask for one.
         cells_per_batch: exactly this many cells in each batch, its last one excepted, if memory allows.
@@ -99,6 +100,20 @@ def make_batches(
         return _longest_first(list(itertools.chain.from_iterable(cut)))
     pools = _by_gpu(groups, gpus)
     return _longest_first([b for gpu, pool in pools.items() for b in _balanced(pool, at_once(gpu, workers, gpus))])
+
+
+def most_within(experiment: Experiment, cells: Sequence[Cell], memory_bytes: float, most: int) -> int:
+    """How many cells, at most ``most``, of the kind of these fit in memory as one stack.
+
+    Never fewer than take no more than one does: padding holds their place, and cutting them would free nothing.
+    """
+
+    def needed(cell: Cell, count: int) -> int:
+        return experiment.bytes_of_stack(cell.params, cell.target, count)
+
+    largest = max(cells, key=lambda cell: needed(cell, 1))
+    room = max(memory_bytes, needed(largest, 1))
+    return bisect.bisect_right(range(1, most + 1), room, key=lambda count: needed(largest, count))
 
 
 def at_once(gpu: float, workers: int, gpus: float) -> int:
@@ -145,7 +160,7 @@ def _by_gpu(parts: Iterable[_Part], gpus: float) -> dict[float, list[_Part]]:
 
 def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int, gpus: bool) -> list[_Stackable]:
     groups: dict[_Key, list[Cell]] = {}
-    largest: dict[_Key, int] = {}
+    examples: dict[_Key, list[Cell]] = {}
     seconds: dict[_Key, float] = {}
     for grid in plan.grids:
         experiment, resources = experiments[grid.grid.experiment], grid.grid.resources
@@ -154,18 +169,21 @@ def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: 
             params, target = cells[0].params, cells[0].target
             key = (experiment.name, resources, experiment.batch_key(params, target))
             groups.setdefault(key, []).extend(cells)
-            largest[key] = max(largest.get(key, 1), experiment.bytes_per_cell(params, target))
+            examples.setdefault(key, []).append(cells[0])
             cost = len(cells) * experiment.seconds_per_cell(params, target)
             seconds[key] = seconds.get(key, 0.0) + cost
     found = []
     for key, cells in groups.items():
         place = GPU if gpus and key[1].gpu else CORE
+        limit = len(cells)
+        if place is CORE:
+            limit = most_within(experiments[key[0]], examples[key], memory_bytes, _padded(len(cells)))
         found.append(
             _Stackable(
                 experiment=key[0],
                 resources=key[1],
                 cells=tuple(cells),
-                limit=len(cells) if place is GPU else max(1, memory_bytes // largest[key]),
+                limit=limit,
                 place=place,
                 seconds_per_cell=seconds[key] / len(cells) / place.speed,
             )

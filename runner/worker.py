@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from runner.batch import Batch
+from runner.batch import Batch, most_within
 from runner.experiment import Experiment, Outcome
 from runner.planning import Cell
 from runner.record import Failure, to_table
@@ -43,7 +43,7 @@ def run(experiment: Experiment, batch: Batch, context: Context, device: str = "c
     A batch that raises is split in halves until the cells that raise are alone; they become records with
     status ``failed`` and the error's type, message and last frames. Their batch-mates keep their results,
     since a cell's outcome does not depend on its batch. Running out of memory is an error like any other:
-    a half needs half of it.
+    a half needs half of it, down to the size that stacks are padded to.
 
     Args:
         experiment: the one that ``batch.experiment`` names.
@@ -123,8 +123,7 @@ def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
         free, _ = torch.cuda.mem_get_info()
     except RuntimeError:  # what ails the GPU is told by the cells that it fails
         return len(cells)
-    each = max(experiment.bytes_per_cell(cell.params, cell.target) for cell in cells)
-    return max(1, min(len(cells), int(CUDA_SHARE * free / max(each, 1))))
+    return most_within(experiment, cells, CUDA_SHARE * free, len(cells))
 
 
 def _halving(experiment: Experiment, cells: Sequence[Cell], device: str) -> list[Outcome | Failure]:

@@ -11,6 +11,10 @@ from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
 from experiments.targets import Analytic, Mixture, Points, Target
 
+STACK = 32  # stacks are of this size: vectorised loops then leave no remainder, whose last bits would differ
+NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
+PART_BYTES = 4 << 20  # of the largest tensors: beyond the cache each pass costs two to three times as much
+
 EstimatorName = Literal[
     "blocked",
     "naive",
@@ -132,12 +136,13 @@ def _padded(target: Target) -> int:
     return 1 << (target.modes - 1).bit_length() if isinstance(target, Mixture) else 1
 
 
-def bytes_per_cell(params: Params, target: Target) -> int:
-    """All gradients of a cell are held, twice in double precision; samples are drawn in blocks."""
+def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
+    """All gradients of each cell are held, and one cell's in double precision; samples are drawn in blocks."""
     item = 4 if params.dtype == "float32" else 8
-    block = max(8192, target.dim * params.samples)
-    working = item * (8 * block + 8 * target.dim * (_padded(target) + 3) * params.samples)
-    return 100_000 + working + 2 * target.dim * params.repeats * (2 * 8 + item)
+    numbers = params.repeats * (target.dim + (1 if params.family == "gaussian_isotropic" else target.dim))
+    drawn = 3 * STACK * item * max(NOISE_BLOCK, target.dim * params.samples)
+    hot = 6 * max(PART_BYTES, STACK * item * params.samples * (target.dim + 2) * _padded(target))
+    return drawn + hot + 4 * 8 * numbers + min(cells, STACK) * item * numbers + 10_000 * cells
 
 
 def seconds_per_cell(params: Params, target: Target) -> float:
@@ -164,7 +169,7 @@ GRADIENTS = Experiment(
     objective="mean_squared_error",
     check=check,
     batch_key=batch_key,
-    bytes_per_cell=bytes_per_cell,
+    bytes_of_stack=bytes_of_stack,
     seconds_per_cell=seconds_per_cell,
     run_batch=run_batch,
     labels=LABELS,

@@ -11,16 +11,13 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
-from experiments.gradients import METRICS
+from experiments.gradients import METRICS, NOISE_BLOCK, PART_BYTES, STACK
 from experiments.gradients.estimators import ESTIMATORS, Estimator, gradient
 from experiments.gradients.exact import ExactGradient, Point, exact_gradient
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
 
-STACK = 32  # stacks are of this size: vectorised loops then leave no remainder, whose last bits would differ
-NOISE_BLOCK = 8192  # numbers drawn at once for a seed: one call costs as much as about a thousand of them
 MEASURED = [name for metric in METRICS if metric.has_error for name in (metric.name, f"{metric.name}_se")]
-PART_BYTES = 4 << 20  # of the largest tensors: beyond the cache each pass costs two to three times as much
 
 
 def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
@@ -34,7 +31,7 @@ def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
 def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
     estimator = ESTIMATORS[cells[0].params.estimator]
     points = [_point(cell) for cell in cells]
-    gradients = _gradients([*cells, *[cells[-1]] * (STACK - len(cells))], estimator, device)
+    gradients = _gradients(cells, estimator, device)
     outcomes = []
     for k, (cell, point) in enumerate(zip(cells, points, strict=True)):
         exact = exact_gradient(point)
@@ -62,8 +59,9 @@ def _point(cell: Cell) -> Point:
 
 
 def _gradients(cells: Sequence[Cell], estimator: Estimator, device: str) -> Tensor | None:
-    """Every cell's gradients ``(K, D + S, R)``, on the CPU; None where autograd has none."""
-    params, dim = cells[0].params, cells[0].target.dim
+    """Every cell's gradients ``(K, D + S, R)``, on the CPU; None where autograd has none. Padding's are dropped."""
+    params, dim, count = cells[0].params, cells[0].target.dim, len(cells)
+    cells = [*cells, *[cells[-1]] * (STACK - count)]
     dtype = getattr(torch, params.dtype)
     points = [_point(cell) for cell in cells]
     framed = {point: point.framed for point in points}
@@ -72,14 +70,16 @@ def _gradients(cells: Sequence[Cell], estimator: Estimator, device: str) -> Tens
     log_scale = torch.tensor(np.stack([p.log_scale for p in points]), dtype=dtype, device=device)
     hot = STACK * loc.element_size() * params.samples * (dim + 2) * target.components
     step = max(1, PART_BYTES // hot)
-    parts = []
+    held = torch.empty(count, dim + log_scale.shape[1], params.repeats, dtype=dtype)
+    done = 0
     for block in _noise(dim, params.samples, params.repeats, [cell.seed for cell in cells], loc):
         for start in range(0, block.shape[2], step):
             part = gradient(estimator, target, loc, log_scale, block[:, :, start : start + step])
             if part is None:
                 return None
-            parts.append(part.cpu())
-    return torch.cat(parts, dim=2)
+            held[:, :, done : done + part.shape[2]] = part[:count]
+            done += part.shape[2]
+    return held
 
 
 def _noise(dim: int, samples: int, repeats: int, seeds: Sequence[int], like: Tensor) -> Iterator[Tensor]:

@@ -17,6 +17,13 @@ from experiments.metrics import DENSITY_METRICS, NEIGHBOUR_METRICS
 from experiments.metrics import LABELS as COVERAGE_LABELS
 from experiments.targets import Analytic, Mixture, Points, Target
 
+STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
+# Flows, and mixtures of many components, cost a hundred times a Gaussian: that many copies of a last cell would cost
+# more than all the others. Their tensors are whole vectors for each two cells.
+STACK_OF_LARGE = 2
+MANY = 16  # components
+DRAWS = 10_000  # of P and of Q by which a fit is judged where the dimension is above one, or Q a flow
+
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
 
@@ -228,18 +235,38 @@ def padded(components: int) -> int:
     return 1 << (components - 1).bit_length()
 
 
-def bytes_per_cell(params: Params, target: Target) -> int:
-    """Training runs in slices, evaluation in blocks, of bounded size; a cell itself keeps little."""
+def multiple(params: Params, dim: int) -> int:
+    """Of what number of cells stacks are; mixtures in one dimension are judged by that number too."""
+    many = params.family == "gaussian_mixture" and params.components >= MANY and dim > 1
+    return STACK_OF_LARGE if many or params.family == "flow" else STACK
+
+
+def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
+    """What training takes for each cell, padding too, or judging for a block of cells where that is more.
+
+    Too much for cells beyond those that train at once.
+    """
+    each, size = _training_bytes(params, target), multiple(params, target.dim)
+    by_draws = not isinstance(target, Points) and (target.dim > 1 or params.family == "flow")
+    judging = STACK * 8 * DRAWS * (5 * target.dim + 40) if by_draws else 0
+    return max(-(-cells // size) * size * each, judging)
+
+
+def _training_bytes(params: Params, target: Target) -> int:
+    """Of one cell of a stack, from counts of the numbers that a step holds for each sample at its peak."""
+    dim, item = target.dim, 4 if params.dtype == "float32" else 8
     modes = padded(target.modes) if isinstance(target, Mixture) else 1
-    item = 4 if params.dtype == "float32" else 8
-    fitted = 0 if _components(params) == 1 else _components(params)
-    training = item * target.dim * params.samples * (4 * modes + 75 * fitted + 40)
+    fitted = params.components if params.family == "gaussian_mixture" else 0
+    numbers = modes * (dim + 3) + fitted * (5 * dim + 6) + 6 * dim + 4
+    if operations(params) in ("jensen_shannon", "alpha"):  # samples of both sides, by autograd
+        numbers += 30
     if params.family == "student_t":
-        training += item * target.dim * params.samples * 340
-    if params.family == "flow":  # 17 to 23 MB a cell of gmm40 in all, at 256 samples
-        training += 20_000_000 + item * params.samples * flow_numbers(params, target.dim)
-    parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
-    return 50_000 + training + parameters
+        numbers += 3 * (dim + params.family_df)
+    if params.family == "flow":
+        numbers += flow_numbers(params, dim)
+    fixed = 50_000 + (20_000_000 if params.family == "flow" else 0)  # 17 to 23 MB a flow of gmm40, at 256 samples
+    parameters = 8 * 8 * (dim + dim * (modes + fitted)) * (dim + 2)
+    return fixed + parameters + item * params.samples * numbers
 
 
 def seconds_per_cell(params: Params, target: Target) -> float:
@@ -277,7 +304,7 @@ KL_FIT = Experiment(
     ),
     check=check,
     batch_key=batch_key,
-    bytes_per_cell=bytes_per_cell,
+    bytes_of_stack=bytes_of_stack,
     seconds_per_cell=seconds_per_cell,
     run_batch=run_batch,
     labels=LABELS,

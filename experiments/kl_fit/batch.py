@@ -9,12 +9,12 @@ import torch
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
-from experiments.kl_fit import bytes_per_cell, flow_numbers
+from experiments.kl_fit import DRAWS, STACK, flow_numbers, multiple, padded
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import LINE, NOISE_BLOCK, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
-from experiments.kl_fit.judge import DRAWS, judge
+from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
@@ -24,11 +24,6 @@ from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture, padded_components
 from experiments.targets import Mixture, Points
 
-STACK = 32  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-# Flows, and mixtures of many components, cost a hundred times a Gaussian: that many copies of a last cell would cost
-# more than all the others. Their tensors are whole vectors for each two cells.
-STACK_OF_LARGE = 2
-MANY = 16  # components
 SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
 SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
 # A GPU launches the same for any number of cells: as many at once as leave room for other trials' stacks.
@@ -50,29 +45,37 @@ def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
     """The last cell is repeated up to a multiple of ``STACK``, or of ``STACK_OF_LARGE``."""
-    return [*cells, *[cells[-1]] * (-len(cells) % _multiple(cells[0]))]
-
-
-def _multiple(cell: Cell) -> int:
-    """Of what number of cells the stacks of a cell are; mixtures in one dimension are judged by that number too."""
-    params = cell.params
-    many = params.family == "gaussian_mixture" and params.components >= MANY and cell.target.dim > 1
-    return STACK_OF_LARGE if many or params.family == "flow" else STACK
+    return [*cells, *[cells[-1]] * (-len(cells) % multiple(cells[0].params, cells[0].target.dim))]
 
 
 def slice_size(cell: Cell, device: str = "cpu") -> int:
     """How many cells train at once, so that a step's tensors stay in a core's cache, or all is well within a GPU."""
     params, target = cell.params, cell.target
     item = 4 if params.dtype == "float32" else 8
-    multiple = _multiple(cell)
+    whole = multiple(params, target.dim)
     if device == "cuda":
         noise = 4 * item * NOISE_BLOCK[device]  # normal and uniform, the next block's beside the last one's
-        size = SLICE_ON_GPU // (bytes_per_cell(params, target) + noise)
+        size = SLICE_ON_GPU // (_bytes_on_gpu(cell) + noise)
     elif params.family == "flow":
         size = min(STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim)))
     else:
         size = min(512, SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell)))
-    return max(multiple, size // multiple * multiple)
+    return max(whole, size // whole * whole)
+
+
+def _bytes_on_gpu(cell: Cell) -> int:
+    """What a cell's training may take there, where a step is held twice: as it is, and as the graph replayed."""
+    params, target = cell.params, cell.target
+    modes = padded(target.modes) if isinstance(target, Mixture) else 1
+    item = 4 if params.dtype == "float32" else 8
+    fitted = params.components if params.family == "gaussian_mixture" and params.components > 1 else 0
+    training = item * target.dim * params.samples * (4 * modes + 75 * fitted + 40)
+    if params.family == "student_t":
+        training += item * target.dim * params.samples * 340
+    if params.family == "flow":
+        training += 20_000_000 + item * params.samples * flow_numbers(params, target.dim)
+    parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
+    return 50_000 + training + parameters
 
 
 def _judged_size(cell: Cell, device: str) -> int:

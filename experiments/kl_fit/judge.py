@@ -12,6 +12,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.experiment import Cell
+from experiments.kl_fit import DRAWS
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations
@@ -22,7 +23,6 @@ from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
 
-DRAWS = 10_000  # of P and of Q, where the dimension is above one, or Q a flow
 EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
 

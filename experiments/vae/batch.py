@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.experiment import Cell, Outcome
 from experiments.stacked_analytic import stack
 from experiments.targets import Points
-from experiments.vae import widths
+from experiments.vae import BLOCK, widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
 from experiments.vae.judge import Judgement, judge
 from experiments.vae.likelihood import gaussian, training_loss
@@ -20,7 +20,6 @@ from experiments.vae.network import Layer, Stack, Widths, initialise
 from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
 STACK = {"cpu": 64, "cuda": 1024}  # trained at once; more would not be faster
-BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
 JUDGED = {"cpu": BLOCK, "cuda": 64}  # at once
 POINTS_OF_CURVE = 30
 

@@ -1,9 +1,18 @@
-"""What would fill a worker's memory: outcomes keep nothing alive but what they report."""
+"""What would fill a worker's memory: outcomes keep alive only what they report, and stacks say what they take."""
 
 from __future__ import annotations
 
-import pytest
+import tracemalloc
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pytest
+from torch.profiler import ProfilerActivity, profile
+
+from experiments.catalogue import CATALOGUE
+from experiments.targets import Mixture
 from tests.experiments.test_device import GRIDS, outcomes_of
 
 OTHERS = {
@@ -18,3 +27,41 @@ def test_the_samples_of_an_outcome_keep_no_other_draws_alive(grid: str) -> None:
         assert outcome.status == "ok", outcome.error
         assert outcome.samples is not None and len(outcome.samples) > 0
         assert outcome.samples.flags.owndata
+
+
+def peak_bytes(run: Callable[[], object]) -> float:
+    """The most that torch holds at once, and the most that numpy does."""
+    run()  # so that modules are not counted
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+        tracemalloc.start()
+        run()
+        of_numpy = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    events = watched.profiler.kineto_results.events()
+    changes = sorted((event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]")
+    return float(np.cumsum([change for _, change in changes]).max() + of_numpy)
+
+
+PAIR = {"family": "gaussian_mixture", "components": 2, "samples": 20_000, "steps": 1}
+MANY = {"family": "gaussian_mixture", "components": 32, "samples": 10_000, "steps": 1}
+WIDE = {"family": "gaussian_full", "samples": 20_000, "steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "dim", "params", "cells"),
+    [
+        *(("gradients", 50, {"samples": 1, "repeats": 5000}, cells) for cells in (1, 32)),
+        *(("kl_fit", 2, params, cells) for params in (PAIR, MANY, WIDE) for cells in (1, 2)),
+    ],
+)
+def test_a_stack_takes_what_it_says_padding_included(
+    experiment: str, dim: int, params: dict[str, Any], cells: int
+) -> None:
+    chosen = CATALOGUE.experiments[experiment]
+    target = Mixture("normals", np.full(8, 1 / 8), np.eye(8, dim), np.stack([np.eye(dim)] * 8))
+    if experiment == "gradients":
+        target = Mixture("normal", np.ones(1), np.zeros((1, dim)), np.eye(dim)[None])
+    made = chosen.params(target=target.name, **params)
+    stack = [SimpleNamespace(params=made, target=target, seed=seed) for seed in range(cells)]
+    taken = peak_bytes(lambda: chosen.run_batch(stack, "cpu"))
+    assert taken / 1.2 < chosen.bytes_of_stack(made, target, cells) < 2.5 * taken

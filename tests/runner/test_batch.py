@@ -86,11 +86,21 @@ def test_each_cell_is_in_one_batch_of_its_kind_and_memory_is_bounded(
     for batch in batches:
         assert len({TOY.batch_key(cell.params, cell.target) for cell in batch.cells}) == 1
         assert {resources[cell.id] for cell in batch.cells} == {batch.resources}
-        needed = sum(TOY.bytes_per_cell(cell.params, cell.target) for cell in batch.cells)
+        needed = TOY.bytes_of_stack(batch.cells[0].params, batch.cells[0].target, len(batch.cells))
         assert needed <= memory or len(batch.cells) == 1
         assert len(batch.cells) <= (exactly or STACK)
     assert len({batch.id for batch in batches}) == len(batches)
     assert [batch.seconds for batch in batches] == sorted((batch.seconds for batch in batches), reverse=True)
+
+
+@pytest.mark.parametrize(("memory", "most"), [(1, 32), (40_000, 32), (64_000, 64), (127_999, 96), (10**9, 160)])
+def test_what_padding_makes_room_for_is_not_cut(memory: int, most: int) -> None:
+    padded = replace(TOY, bytes_of_stack=lambda params, target, cells: 1000 * 32 * math.ceil(cells / 32))
+    plan = plan_of({"size": [1], "rate": list(range(1, 81))})  # 160 cells of one kind
+    options = {"workers": 1, "memory_bytes": memory}
+    exactly, evenly = (make_batches(plan, {"toy": padded}, cells_per_batch=size, **options) for size in (160, None))
+    assert len(exactly[0].cells) == most
+    assert most / 2 < len(evenly[0].cells) <= most
 
 
 @given(grids, st.integers(1, 3), st.integers(1, 8))

@@ -129,7 +129,7 @@ def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch
         return fakes.run_batch(stack, "cpu")
 
     (batch,) = batches(cells(16), 16)
-    experiment = replace(TOY, run_batch=noted, bytes_per_cell=lambda params, target: 1000)
+    experiment = replace(TOY, run_batch=noted, bytes_of_stack=lambda params, target, cells: 1000 * cells)
     table = worker.run(experiment, batch, CONTEXT, "cuda")
     assert seen == sizes
     assert set(table["status"].to_pylist()) == {"ok"}
