@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pandas as pd
 import pytest
@@ -185,7 +185,7 @@ def test_a_run_warns_of_a_nuisance_axis_as_its_summary_does(say) -> None:
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]
-    follower = Mock(finish=Mock(return_value=ExportReport(2)), poll=Mock(return_value=Mock(exported=2)))
+    follower = MagicMock(finish=Mock(return_value=ExportReport(2)), poll=Mock(return_value=Mock(exported=2)))
     monkeypatch.setattr("runner.driver.Follower", Mock(return_value=follower))
     ran = say("run", "mine.yaml", "--executor", "inline", *here, "--tracking-uri", "postgresql://me:pw@db/x")
     assert "modesweep ui --results 'my runs' --tracking-uri 'postgresql://me:***@db/x'" in " ".join(ran.out.split())

@@ -216,7 +216,7 @@ def test_ctrl_c_while_mlflow_is_waited_for(results: Path, monkeypatch: pytest.Mo
     assert report.counts.ok == 12
     assert report.tracking is not None
     assert heard.said == [report.tracking.error]
-    assert re.fullmatch(r"Interrupted: MLflow has \d+ of 12 cells\. .*`modesweep export toys` .*", heard.said[0])
+    assert re.fullmatch(r"Interrupted: MLflow has \d+ of 12 cells\. .*`modesweep export toys\b.*", heard.said[0])
     assert exporters() == []
 
 
