@@ -172,7 +172,7 @@ def chain_rule(of_p: Side, of_q: Side, a: Tensor, b: Tensor) -> dict[str, Estima
     each point contributes its derivative to their variance.
     """
     a, b = a.clamp(min=modes.SMALLEST_MASS), b.clamp(min=modes.SMALLEST_MASS)
-    p_cell, q_cell = (side.tally.mode.long().clamp(max=a.shape[1] - 1) for side in (of_p, of_q))  # ties sum indices
+    p_cell, q_cell = (side.tally.mode.long() for side in (of_p, of_q))
     estimates = {}
     for name, own, other, cells, first, second in (
         ("forward", of_p, of_q, (p_cell, q_cell), a, b),

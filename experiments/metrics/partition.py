@@ -58,7 +58,7 @@ class Tally:
         log_ratio: log p - log q there, ``(K, N)``.
         p_part, q_part: p / (p + q) and q / (p + q) there, ``(K, N)``.
         nearest: squared Mahalanobis distance to the nearest mode, ``(K, N)``.
-        mode: index of the cell that a point lies in, as a float, ``(K, N)``.
+        mode: index of the cell that a point lies in, as a float, ``(K, N)``; of modes that tie, the first.
         mass: ``(K, M)``.
         x: ``(K, M, D)``.
         distance: squared Mahalanobis distance to the mode, ``(K, M)``.
@@ -127,14 +127,19 @@ def _chunk(
     joint, distance = mixture.log_joint(x)
     inside = torch.le(distance, limit, out=torch.empty_like(joint))
     top = joint.amax(dim=1, keepdim=True)
-    hot = _hot(joint, top)
+    hot, ties = _hot(joint, top)
     if equal:
         nearest_mass = torch.zeros_like(inside[:, :, 0])
     else:
         own = joint - mixture.log_weights.clamp(min=-1e30)  # padding: -inf minus itself is not a number
-        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True)), weight.unsqueeze(2)).squeeze(2)
-    numbers = torch.arange(mixture.components, dtype=x.dtype, device=x.device).view(1, 1, -1)
-    mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
+        nearest_mass = torch.bmm(_hot(own, own.amax(dim=1, keepdim=True))[0], weight.unsqueeze(2)).squeeze(2)
+    m = mixture.components
+    numbers = torch.arange(m, dtype=x.dtype, device=x.device).view(1, 1, m)
+    if ties:
+        # The first; 0 where a fit has diverged and none is hot.
+        mode = torch.where(hot > 0, numbers.mT, float(m)).amin(dim=1).remainder_(m)
+    else:
+        mode = torch.bmm(numbers.expand(len(x), -1, -1), hot).squeeze(1)
     log_p = shares(joint)[1].log_().add_(top).squeeze(1)
     log_ratio = log_p - log_q
     p_part, q_part = torch.sigmoid(log_ratio), torch.sigmoid(-log_ratio)
@@ -154,12 +159,16 @@ def _chunk(
     return (log_p, log_ratio, p_part, q_part, nearest, mode), sums, ellipse, nearest_mass
 
 
-def _hot(score: Tensor, top: Tensor) -> Tensor:
-    """One-hot over the modes, ``(K, M, N)``; modes that tie, as identical ones do everywhere, share the point."""
+def _hot(score: Tensor, top: Tensor) -> tuple[Tensor, bool]:
+    """One-hot over the modes, ``(K, M, N)``, and whether that may not be so everywhere.
+
+    Modes that tie, as identical ones do everywhere, share the point.
+    """
     hot = torch.ge(score, top, out=torch.empty_like(score))
-    if float(hot.sum()) == top.numel():
-        return hot
-    return hot.div_(hot.sum(dim=1, keepdim=True).clamp_(min=1.0))  # none is hot where a fit has diverged
+    # None is hot where a fit has diverged: not a number on top, which must not make up for another cell's ties.
+    if float(hot.sum() + 0.0 * top.sum()) == top.numel():
+        return hot, False
+    return hot.div_(hot.sum(dim=1, keepdim=True).clamp_(min=1.0)), True
 
 
 def _add(parts: tuple[Tensor, ...]) -> Tensor:

@@ -15,6 +15,9 @@ from experiments.targets.points import Points
 MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "correlation", "dim", "df", "unit", "about")
 FILE_KEYS = ("file", "columns", "unit", "about")
 SUM_TOLERANCE = 1e-6
+LEAST_DF = (
+    1.0  # on a line, where metrics are integrals up to 1e10 scales: below, more than 1e-10 of the mass is farther
+)
 
 
 def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | Points:
@@ -22,8 +25,8 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
 
     A mixture has ``weights (M,)``, ``means (M, D)``, ``covariances (M, D, D)`` (or, without correlation,
     ``standard_deviations (M, D)``, and with one between any two coordinates also ``correlation``) and, for
-    Student-t components, ``df``. With ``dim``, each mean and deviation is one number for all coordinates. A
-    file of points has ``file``
+    Student-t components, ``df`` (in one dimension 1 or more). With ``dim``, each mean and deviation is one number for
+    all coordinates. A file of points has ``file``
     (csv with a header, parquet or npy; a relative path starts at ``folder``) and, to choose among its
     columns, ``columns``. Both may have a ``unit`` and a line ``about``.
 
@@ -76,7 +79,7 @@ def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) ->
             f"{spread[0]}: {shape[0]} of dimension {shape[1]}, but the means are {count} of dimension {dim}"
         )
     _check_covariances(covariances)
-    return Mixture(name, weights, means, covariances, _df(definition.get("df")), unit, about)
+    return Mixture(name, weights, means, covariances, _df(definition.get("df"), dim), unit, about)
 
 
 def _repeated(numbers: np.ndarray, dim: Any, key: str) -> np.ndarray:
@@ -117,11 +120,16 @@ def _check_covariances(covariances: np.ndarray) -> None:
             raise ValueError(f"covariances[{index}] is not positive definite: its eigenvalues go down to {lowest:.3g}")
 
 
-def _df(value: Any) -> float | None:
+def _df(value: Any, dim: int) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < np.inf:
         raise ValueError(f"df, the degrees of freedom, must be a positive number, got {value!r}; Gaussians have none")
+    if dim == 1 and value < LEAST_DF:
+        raise ValueError(
+            f"df must be {LEAST_DF:g} or more in one dimension, got {value!r}: metrics are integrals there, and"
+            " the tails would have mass beyond where those end"
+        )
     return float(value)
 
 

@@ -117,6 +117,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         "must all be positive",
     ),
     "df of zero": ({**TWO, "df": 0}, "degrees of freedom"),
+    "a df too small for a line": ({**TWO, "df": 0.9}, "df must be 1 or more in one dimension, got 0.9: metrics are"),
     "df as text": ({**TWO, "df": "3"}, "degrees of freedom"),
     "a unit that is no text": ({**TWO, "unit": 3}, "unit: expected text"),
     "no such file": ({"file": "none.csv"}, "no such file"),
@@ -131,6 +132,11 @@ def test_a_broken_definition_is_refused_in_words(case: str, tmp_path: Path) -> N
     with pytest.raises(ValueError, match=re.escape(expected)) as caught:
         define("mine", definition, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_small_df_is_refused_on_a_line_alone() -> None:
+    plane = {"weights": [1], "means": [[0, 0]], "covariances": [[[1, 0], [0, 1]]]}
+    assert [define("m", {**part, "df": df}, HERE).df for part, df in ((TWO, 1), (plane, 0.5))] == [1.0, 0.5]  # type: ignore[union-attr]
 
 
 # Files.

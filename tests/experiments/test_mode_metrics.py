@@ -12,6 +12,7 @@ from scipy import integrate, optimize, special, stats
 
 from experiments.metrics import importance, modes
 from experiments.metrics.density import Evaluation, Measure, evaluate
+from experiments.metrics.partition import tally
 from experiments.metrics.quadrature import mixture_quadrature
 from experiments.stacked_analytic import StackedAnalytic
 from experiments.stacked_mixture import StackedMixture
@@ -295,6 +296,29 @@ def test_stated_errors_are_those_of_repetition(case: int) -> None:
         stated = np.mean([e.metrics[f"{name}_se"] for e in found])
         assert abs(values.mean() - exact.metrics[name]) < 4 * values.std() / math.sqrt(96) + bias, name
         assert 0.72 < values.std() / stated < 1.4, name  # the sd of 96 values is known to 7 %
+
+
+def test_errors_where_modes_are_the_same() -> None:
+    """The first and the last: what is said of the cell does not depend on where in the list its modes are."""
+    target = mixture([0.3, 0.4, 0.3], [-2.0, 2.0, -2.0], [1.0, 1.0, 1.0])
+    neighbours = replace(target, weights=target.weights[[0, 2, 1]], means=target.means[[0, 2, 1]])
+    x_p, fit = draws_of(target, 2000, range(32)), mixture([0.45, 0.55], [-2.0, 2.0], [1.1, 1.1])
+    q = StackedMixture.stack([fit] * 32, torch.float64)
+    sides = [Measure.of_draws(x, q.log_prob(x)) for x in (x_p, draws_of(fit, 2000, range(500, 532)))]
+    found, other = (evaluate([t] * 32, *sides) for t in (target, neighbours))
+    for name in ("forward_coverage_nats", "forward_shape_nats", "reverse_coverage_nats", "reverse_shape_nats"):
+        values, errors = (np.array([e.metrics[key] for e in found]) for key in (name, f"{name}_se"))
+        assert errors == pytest.approx([e.metrics[f"{name}_se"] for e in other], rel=1e-9)
+        assert 0.7 < values.std() / errors.mean() < 1.4, name
+
+
+def test_ties_of_one_cell_beside_a_diverged_one() -> None:
+    """As many points of two modes as of none: the tied ones have half of the mass each, whoever is beside them."""
+    twice, apart = mixture([0.5, 0.5], [1.0, 1.0], [1.0, 1.0]), mixture([0.5, 0.5], [-1.0, 1.0], [1.0, 1.0])
+    x = draws_of(twice, 512, range(2))
+    x[1] = math.nan
+    counts = tally(StackedMixture.stack([twice, apart], torch.float64), Measure.of_draws(x, x[:, 0]))
+    assert counts.mass[0].tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize("name", ["two_rings", "funnel2"])
