@@ -86,6 +86,8 @@ class Experiment:
             by which nuisance parameters are chosen.
         objective_of: parameters that say, with the target, what the objective is and among which models: those of
             which two cells must agree before one can be called better. Empty where no such ranking makes sense.
+        used_with: parameters that mean something with one value of another alone: name -> (the other, its value).
+            An axis of one is refused in a grid that never has that value.
         labels: text columns reported beside the metrics, name -> meaning.
         check: raises ValueError, with the reason and what would be allowed, for a combination of
             parameters and target that is undefined.
@@ -108,4 +110,5 @@ class Experiment:
     seconds_per_cell: Callable[[Any, Target], float]
     run_batch: Callable[[Sequence[Cell], str], list[Outcome]]
     objective_of: tuple[str, ...] = ()
+    used_with: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

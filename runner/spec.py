@@ -18,7 +18,7 @@ from runner.errors import SweepError
 from runner.experiment import Catalogue, Target
 from runner.grid import Grid, GridFile, Resources, Values, override, resolve_cases
 from runner.problems import Problem, refuse, show_value, validated
-from runner.spec_check import check_grid, check_override, check_roles, define_targets
+from runner.spec_check import check_grid, check_override, check_roles, check_use, define_targets
 
 NAME = r"^[a-z0-9_-]{1,64}$"
 SHIPPED = "Start from one of: modesweep list sweeps"
@@ -131,6 +131,9 @@ def load_sweep(
     for name, values in (overrides or {}).items():
         problems += check_override(name, values, {grid.experiment for grid in grids}, catalogue, target_names)
         grids = override(grids, name, values, catalogue.experiments)
+    for found in grids:
+        if found.experiment in catalogue.experiments:
+            problems += check_use(found, catalogue.experiments[found.experiment])
     chosen: Sequence[int] = ()
     try:
         chosen = read_seeds(raw.get("seeds", 1) if seeds is None else seeds)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from runner.canonical import OPERATIONAL, canonical
 from runner.experiment import Catalogue, Experiment, Target
-from runner.grid import GridFile
+from runner.grid import Grid, GridFile
 from runner.problems import Problem, explain, show_value, unknown
 from runner.yaml_text import Path as Place
 from runner.yaml_text import show_path
@@ -110,6 +110,18 @@ def check_override(
     if not values:
         return [Problem(place, "needs at least one value")]
     return [p for experiment in owners for p in _check_values(experiment, name, values, place, targets)]
+
+
+def check_use(grid: Grid, experiment: Experiment) -> list[Problem]:
+    """Axes whose parameter no cell of the grid uses: their cells would differ in nothing but their ids."""
+    problems = []
+    for name, (other, value) in experiment.used_with.items():
+        others = grid.values(other) or [experiment.params.model_fields[other].default]
+        if len(grid.values(name)) > 1 and value not in others:
+            shown = ", ".join(map(show_value, others))
+            text = f"only {other} {show_value(value)} uses it, and here is {shown}: its values would give equal cells"
+            problems.append(Problem((grid.place, name), text))
+    return problems
 
 
 def _check_values(

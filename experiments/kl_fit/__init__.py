@@ -302,6 +302,11 @@ KL_FIT = Experiment(
         *("divergence", "alpha", "forward_weight"),
         *("family", "family_df", "components", "flow_transforms", "flow_hidden", "flow_bins"),
     ),
+    used_with={
+        "components": ("family", "gaussian_mixture"),
+        "family_df": ("family", "student_t"),
+        **dict.fromkeys(("flow_transforms", "flow_hidden", "flow_bins"), ("family", "flow")),
+    },
     check=check,
     batch_key=batch_key,
     bytes_of_stack=bytes_of_stack,

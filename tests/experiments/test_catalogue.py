@@ -7,6 +7,7 @@ import pytest
 from experiments.catalogue import CATALOGUE
 from experiments.experiment import Params
 from runner.canonical import OPERATIONAL, canonical
+from runner.errors import SweepError
 from runner.experiment import Catalogue
 from runner.planning import make_plan
 from runner.spec import load_sweep
@@ -63,6 +64,25 @@ def test_each_shipped_sweep_can_be_planned_and_written_back(name: str) -> None:
     plan = make_plan(sweep, CATALOGUE, {})
     again = make_plan(load_sweep(sweep.to_yaml(), CATALOGUE), CATALOGUE, {})
     assert [cell.id for cell in plan.todo] == [cell.id for cell in again.todo]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("components", "gaussian_mixture"), ("family_df", "student_t"), ("flow_bins", "flow"), ("flow_hidden", "flow")],
+)
+def test_an_axis_of_sizes_is_refused_where_no_family_has_them(name: str, family: str) -> None:
+    def sweep(axes: dict[str, list[object]], **overrides: list[object]) -> None:
+        grid = {"experiment": "kl_fit", "fixed": {"target": "bimodal"}, "axes": axes}
+        load_sweep({"name": "sizes", "grids": [grid]}, CATALOGUE, overrides=overrides)
+
+    says = rf'grids\[0\].{name}: only family "{family}" uses it'
+    for families in ({}, {"family": ["gaussian_full", "gaussian_diagonal"]}):
+        with pytest.raises(SweepError, match=says):
+            sweep({name: [4, 8], **families})
+    with pytest.raises(SweepError, match=says):
+        sweep({}, **{name: [4, 8]})
+    sweep({name: [4, 8], "family": ["gaussian_full", family]})
+    sweep({name: [4]})
 
 
 def test_quickstart_and_smoke_are_shipped() -> None:
