@@ -32,6 +32,22 @@ def without_helpers() -> Iterator[None]:
 
 
 @contextmanager
+def on_this_machine() -> Iterator[None]:
+    """Have ``ray.init`` listen on 127.0.0.1 alone, and with the token of the environment.
+
+    Where Ray was imported before, as in many a notebook, `setup.set_environment` says so too late: Ray has read whether
+    to listen on every interface, and keeps the token of a Ray that ran in this process earlier.
+    """
+    loader: Any = getattr(_module("ray._raylet"), "AuthenticationTokenLoader", None)
+    with suppress(Exception):
+        loader.instance().reset_cache()
+    constants = _module("ray._private.ray_constants")
+    known = {"ENABLE_RAY_CLUSTER": False} if hasattr(constants, "ENABLE_RAY_CLUSTER") else {}
+    with _replaced(constants, known):
+        yield
+
+
+@contextmanager
 def seen_at_once() -> Iterator[None]:
     """``ray.init`` looks once a second whether its node is there; here it looks again at once."""
     services = _module("ray._private.services")

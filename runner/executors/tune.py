@@ -271,12 +271,11 @@ def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tupl
 @contextmanager
 def _ray(address: str | None, cpus: int, experiments: Collection[Experiment]) -> Iterator[Cluster]:
     """The Ray of this process, or the one at ``address``, or else one that lives as long as the context."""
-    # A Ray that was imported before has read its environment, and may run with a token of its own.
-    setup.set_environment(private=address is None and "ray" not in sys.modules)
+    owned = "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+    setup.set_environment(private=owned and not address)
     import ray
 
     tune = in_background(importlib.import_module, "ray.tune")
-    owned = not ray.is_initialized()
     try:
         if owned:
             with haste.imports_from(setup.import_folders(experiments)):
@@ -308,7 +307,7 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
         ship = {"env_vars": one_thread | setup.HEAP, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)
     else:
-        with haste.without_helpers(), haste.seen_at_once():
+        with haste.on_this_machine(), haste.without_helpers(), haste.seen_at_once():
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 

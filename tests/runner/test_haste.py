@@ -23,6 +23,17 @@ def test_helpers_are_not_started_and_can_be_again() -> None:
     assert before == {name: getattr(Node, name) for name in haste.HELPERS}
 
 
+def test_ray_that_was_imported_before_listens_on_this_machine_alone() -> None:
+    from ray._private import ray_constants, services
+    from ray._raylet import AuthenticationTokenLoader
+
+    assert callable(AuthenticationTokenLoader.instance().reset_cache)
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    with haste.on_this_machine():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert before == ray_constants.ENABLE_RAY_CLUSTER
+
+
 def test_tunes_variables_are_set_aside_and_put_back() -> None:
     from ray.tune.execution import class_cache
 
@@ -101,6 +112,8 @@ def test_another_ray_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
             return module
 
         monkeypatch.setattr(haste, "_module", load)
-        with haste.without_helpers(), haste.seen_at_once(), haste.waiting_workers(), haste.memory_deaths():
+        with haste.on_this_machine(), haste.without_helpers(), haste.seen_at_once(), haste.imports_from(["/a"]):
+            pass
+        with haste.waiting_workers(), haste.memory_deaths():
             pass
         assert not vars(module or types.SimpleNamespace())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import ipaddress
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from experiments.experiment import Outcome
@@ -136,6 +139,7 @@ def test_a_worker_that_cannot_run_batches_ends_the_run(tune: TuneExecutor) -> No
 
 CHILD = """
 import signal
+import ray  # as in a notebook, where modesweep comes too late to set Ray's environment
 from runner.executors import open_executor
 from tests.suites import executors as suite
 signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
@@ -164,6 +168,15 @@ def child(tmp_path: Path) -> subprocess.Popen[str]:
     )
 
 
+def listening(driver: int) -> set[str]:
+    """The addresses at which a process, or one that it started, can be reached."""
+    found = set()
+    for process in (psutil.Process(driver), *psutil.Process(driver).children(recursive=True)):
+        with suppress(psutil.Error):
+            found |= {c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
 def left_behind(tmp_path: Path) -> list[str]:
     """Command lines of the processes that a child started, directly or not, and that still run."""
     found = []
@@ -177,10 +190,13 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads the process table")
-def test_ctrl_c_leaves_nothing_behind_and_the_terminal_quiet(tmp_path: Path) -> None:
+def test_a_private_ray_keeps_to_itself_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     driver = child(tmp_path)
     assert driver.stdout is not None
     assert driver.stdout.readline().strip() in {"b0", "b1"}
+    reached = {ipaddress.ip_address(address.removeprefix("::ffff:")) for address in listening(driver.pid)}
+    assert reached
+    assert all(address.is_loopback for address in reached), reached
     assert left_behind(tmp_path)
     # The program's own handler is in charge, not Ray's.
     driver.terminate()
