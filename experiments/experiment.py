@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from experiments.targets import Target
 
 
 class Params(BaseModel):
-    """The parameters of one cell, its seed excluded. Every field takes part in the cell's identity."""
+    """The parameters of one cell, its seed excluded. Every field takes part in the cell's identity.
+
+    A field's ``description`` is what `modesweep list experiments` and the tables say of it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    target: str
+    target: str = Field(description="P: its name, from `modesweep list targets` or the sweep file's own")
 
 
 @dataclass(frozen=True)

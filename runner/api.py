@@ -174,8 +174,8 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
             (name, f"{sweep.size:,}", " ".join(sweep.question.split())) for name, sweep in sweeps
         ]
     if kind == "experiments":
-        return ("experiment", "parameter", "default", "allowed"), [
-            (experiment.name, name, *_parameter(info))
+        return ("experiment", "parameter", "default", "allowed", "meaning"), [
+            (experiment.name, name, *_parameter(info), info.description or "")
             for experiment in experiments
             for name, info in experiment.params.model_fields.items()
         ]

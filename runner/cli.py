@@ -272,7 +272,8 @@ def list_(
     elif names:
         print("\n".join(row[0] for row in rows))
     else:
-        _console().print(display.names_view(rows, columns))
+        view = display.parameters_view if kind is Kind.experiments else display.names_view
+        _console().print(view(rows, columns))
 
 
 @app.command()

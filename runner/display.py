@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -251,6 +252,20 @@ def names_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> Rende
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def parameters_view(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> RenderableType:
+    """A part for each experiment: of each parameter what it may be and, below that, what it means."""
+    shown: list[RenderableType] = []
+    for experiment, parameters in groupby(rows, key=lambda row: row[0]):
+        table = Table(title=experiment, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for name in columns[1:3]:
+            table.add_column(name, no_wrap=True)
+        table.add_column(f"{columns[3]}, and {columns[4]}", overflow="fold")
+        for _, name, default, allowed, meaning in parameters:
+            table.add_row(name, default, Group(Text(allowed, "dim"), Text(meaning)))
+        shown += [table, Text("")]
+    return Group(*shown)
 
 
 def _varying(grid: Any) -> Iterator[tuple[str, Sequence[Any]]]:

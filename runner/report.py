@@ -97,7 +97,7 @@ def write_report(folder: Path) -> Path:
 def _context(folder: Path) -> dict[str, Any]:
     """Everything that the page says."""
     from runner.comparison import compare, compared_columns
-    from runner.figures import FIGURES, write_figures
+    from runner.figures import about, write_figures
     from runner.figures.study import read_study
     from runner.store.manifest import read_manifest
     from runner.store.reading import read_table
@@ -107,7 +107,7 @@ def _context(folder: Path) -> dict[str, Any]:
     cells = read_table("cells", folder, columns=[*compared_columns(summary), *OF_FAILURES])
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
-        {**FIGURES[path.stem], "data": base64.b64encode(path.read_bytes()).decode()}
+        {**about(path.stem, study.views), "data": base64.b64encode(path.read_bytes()).decode()}
         for path in write_figures(folder, study)
     ]
     comparisons = compare(cells, summary, MOST_ROWS)
@@ -179,14 +179,17 @@ def _answers(view: View) -> Iterator[str]:
     """What the most telling axis of an experiment decides, in a sentence."""
     if not view.axes or not view.answers:
         return
+    from runner.figures.study import best_level, telling_levels
     from runner.figures.style import word
 
     axis = view.axes[0]
+    best = best_level(view) if axis.numeric and len(axis.levels) > 2 else None
+    mark = f" (the highest sum of {len(axis.levels)} levels)"
     means = view.summary.groupby(axis.name)[[f"{name}_mean" for name in SHARES]].mean()
     told = [
-        f"{word(level)} keeps coverage {means.loc[level, 'coverage_mean']:.2f} "
+        f"{word(level)}{mark if level == best else ''} keeps coverage {means.loc[level, 'coverage_mean']:.2f} "
         f"at sharpness {means.loc[level, 'sharpness_mean']:.2f}"
-        for level in axis.extremes(2 if axis.numeric else 4)
+        for level in telling_levels(view, 4)
     ]
     targets = f"{len(view.targets)} targets" if len(view.targets) > 1 else view.targets[0]
     yield f"{view.experiment}, by {axis.label}, on average over {targets}: {'; '.join(told)}."

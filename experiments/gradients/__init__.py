@@ -30,27 +30,34 @@ class Params(BaseParams):
 
     Q is a Gaussian without correlation, placed in coordinates in which the target has mean 0 and standard
     deviations 1. Gradients are with respect to Q's ``loc`` in these coordinates and to the log of its widths.
-
-    Args:
-        estimator: ``blocked``: the sample has no path to the parameters, so there is no gradient;
-            ``naive``: autograd of log q - log p at such a sample, a gradient whose mean is 0;
-            ``score_function``: REINFORCE; ``score_function_baseline``: each sample's value compared with the
-            mean of the others (leave-one-out); ``reparameterization``: through ``loc + scale * noise``;
-            ``sticking_the_landing``: the same, without the term whose mean is 0.
-        family: a width for each dimension, or one for all.
-        offset: distance of Q's mean from the target's, along (1, ..., 1), in those coordinates.
-        width: Q's standard deviations, as a multiple of the target's.
-        samples: that one gradient is the mean of.
-        repeats: independent gradients, over which mean and variance are taken.
     """
 
-    estimator: EstimatorName = "reparameterization"
-    family: Literal["gaussian_isotropic", "gaussian_diagonal"] = "gaussian_diagonal"
-    offset: float = 1.0
-    width: float = Field(1.0, gt=0)
-    samples: int = Field(16, ge=1, le=8192)
-    repeats: int = Field(2000, ge=2, le=100_000)
-    dtype: Literal["float32", "float64"] = "float32"
+    estimator: EstimatorName = Field(
+        "reparameterization",
+        description="blocked: the sample has no path to the parameters, so there is no gradient; naive: autograd of"
+        " log q - log p at such a sample, a gradient whose mean is 0; score_function: REINFORCE;"
+        " score_function_baseline: each sample's value compared with the mean of the others (leave-one-out);"
+        " reparameterization: through loc + scale * noise; sticking_the_landing: the same, without the term whose"
+        " mean is 0",
+    )
+    family: Literal["gaussian_isotropic", "gaussian_diagonal"] = Field(
+        "gaussian_diagonal",
+        description="a width for each dimension of Q, or one for all",
+    )
+    offset: float = Field(
+        1.0,
+        description="distance of Q's mean from the target's, along (1, ..., 1), in coordinates in which the target"
+        " has standard deviations 1",
+    )
+    width: float = Field(1.0, gt=0, description="Q's standard deviations, as a multiple of the target's")
+    samples: int = Field(16, ge=1, le=8192, description="that one gradient is the mean of")
+    repeats: int = Field(
+        2000,
+        ge=2,
+        le=100_000,
+        description="independent gradients, over which mean and variance are taken",
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="numbers that gradients are computed in")
 
 
 METRICS: tuple[Metric, ...] = (

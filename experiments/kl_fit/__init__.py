@@ -39,62 +39,94 @@ MEANINGS = {
 
 
 class Params(BaseParams):
-    """Parameters of one fit.
-
-    Args:
-        divergence: ``forward_kl`` is KL(P || Q) and covers, ``reverse_kl`` is KL(Q || P) and seeks, ``jeffreys``
-            is their sum, ``mixed`` their weighted mean, ``jensen_shannon`` the mean KL of each to the halfway
-            mixture, and ``alpha`` is ``(1 - int p^alpha q^(1 - alpha)) / (alpha (1 - alpha))``.
-        alpha: of ``alpha``, and given with no other: 1 is forward KL, 0 reverse KL, 1/2 four times the squared
-            Hellinger distance.
-        forward_weight: of ``mixed``, and given with no other: ``w KL(P || Q) + (1 - w) KL(Q || P)``.
-        family: what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix, a
-            mixture of full Gaussians whose weights are learnt, or a flow: a neural spline flow of coupling transforms.
-        components: of ``gaussian_mixture``; they start drawn from the init, and share its volume.
-        family_df: degrees of freedom of ``student_t``, a whole number; it has a covariance from 3 on.
-        flow_transforms: of ``flow``, each of which bends half of the coordinates; it starts as the init's Gaussian.
-        flow_hidden: of ``flow``: units in each of the two hidden layers that make a transform's splines.
-        flow_bins: of ``flow``: pieces of a spline.
-        estimator: of reverse KL's gradient; the other divergences have only ``reparameterization``.
-        init: where Q starts, restricted to the family. ``wide``: the target's mean and covariance; ``narrow``:
-            its mean, and the width of its narrowest component; ``random``: as narrow, at a location drawn from
-            a Gaussian of the target's mean and covariance; ``mode:<k>``: the k-th component, from 0. ``student_t``
-            takes its scale matrix from a Student-t component, and its covariance from all else.
-        init_scale: multiplies the initial standard deviations.
-        init_loc: where Q's mean starts instead, each coordinate of it, in the target's own units.
-        samples: drawn afresh at each step, of P or of Q.
-        optimizer: ``adam``, or ``sgd`` whose small steps follow the gradient flow.
-        learning_rate: of the optimizer; constant for the first half of the steps, then it falls to zero along a
-            cosine so that the fit settles.
-        standardise: whether steps are in units of the target's own standard deviations, which makes one learning
-            rate fit all targets. It moves no optimum, but may decide which one a fit reaches.
-    """
+    """Parameters of one fit."""
 
     divergence: Literal["forward_kl", "reverse_kl", "jeffreys", "mixed", "jensen_shannon", "alpha"] = Field(
-        "reverse_kl", json_schema_extra={"meanings": {**MEANINGS}}
+        "reverse_kl",
+        json_schema_extra={"meanings": {**MEANINGS}},
+        description="what the fit minimises; `modesweep list divergences` says what each is",
     )
-    alpha: float | None = Field(None, ge=-10, le=10)
-    forward_weight: float | None = Field(None, ge=0, le=1)
+    alpha: float | None = Field(
+        None,
+        ge=-10,
+        le=10,
+        description="of divergence alpha, and given with no other: 1 is forward KL, 0 reverse KL, 1/2 four times the"
+        " squared Hellinger distance",
+    )
+    forward_weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="w of divergence mixed, and given with no other: w KL(P || Q) + (1 - w) KL(Q || P)",
+    )
     family: Literal[
         "gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture", "flow"
-    ] = "gaussian_full"
-    components: int = Field(8, ge=1, le=1024)
-    family_df: int = Field(5, ge=3, le=100)
-    flow_transforms: int = Field(4, ge=1, le=64)
-    flow_hidden: int = Field(32, ge=1, le=1024)
-    flow_bins: int = Field(16, ge=2, le=128)
-    estimator: Literal["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"] = (
-        "reparameterization"
+    ] = Field(
+        "gaussian_full",
+        description="what Q may be: a Gaussian with a covariance of some shape, a Student-t with a full scale matrix,"
+        " a mixture of full Gaussians whose weights are learnt, or a neural spline flow of coupling transforms",
     )
-    init: Init = "wide"
-    init_scale: float = Field(1.0, gt=0)
-    init_loc: float | None = None
-    steps: int = Field(1000, ge=1, le=10_000_000)
-    samples: int = Field(256, ge=1, le=1_000_000)
-    optimizer: Literal["adam", "sgd"] = "adam"
-    learning_rate: float = Field(0.02, gt=0)
-    standardise: bool = True
-    dtype: Literal["float32", "float64"] = "float32"
+    components: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="of family gaussian_mixture; they start drawn from the init, and share its volume",
+    )
+    family_df: int = Field(
+        5,
+        ge=3,
+        le=100,
+        description="degrees of freedom of family student_t, a whole number; it has a covariance from 3 on",
+    )
+    flow_transforms: int = Field(
+        4,
+        ge=1,
+        le=64,
+        description="of family flow, each of which bends half of the coordinates; it starts as the init's Gaussian",
+    )
+    flow_hidden: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="of family flow: units in each of the two hidden layers that make a transform's splines",
+    )
+    flow_bins: int = Field(16, ge=2, le=128, description="of family flow: pieces of a spline")
+    estimator: Literal["reparameterization", "sticking_the_landing", "score_function", "score_function_baseline"] = (
+        Field(
+            "reparameterization",
+            description="of reverse KL's gradient; the other divergences have only reparameterization",
+        )
+    )
+    init: Init = Field(
+        "wide",
+        description="where Q starts, restricted to the family. wide: the target's mean and covariance; narrow: its"
+        " mean, and the width of its narrowest component; random: as narrow, at a location drawn from a Gaussian of"
+        " the target's mean and covariance; mode:<k>: the k-th component, from 0. student_t takes its scale matrix"
+        " from a Student-t component, and its covariance from all else",
+    )
+    init_scale: float = Field(1.0, gt=0, description="multiplies the initial standard deviations")
+    init_loc: float | None = Field(
+        None,
+        description="where Q's mean starts instead, each coordinate of it, in the target's own units",
+    )
+    steps: int = Field(1000, ge=1, le=10_000_000, description="of the optimizer")
+    samples: int = Field(256, ge=1, le=1_000_000, description="drawn afresh at each step, of P or of Q")
+    optimizer: Literal["adam", "sgd"] = Field(
+        "adam",
+        description="adam, or sgd whose small steps follow the gradient flow",
+    )
+    learning_rate: float = Field(
+        0.02,
+        gt=0,
+        description="of the optimizer; constant for the first half of the steps, then it falls to zero along a cosine"
+        " so that the fit settles",
+    )
+    standardise: bool = Field(
+        True,
+        description="whether steps are in units of the target's own standard deviations, which makes one learning"
+        " rate fit all targets. It moves no optimum, but may decide which one a fit reaches",
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="numbers that the steps are computed in")
 
 
 METRICS: tuple[Metric, ...] = (

@@ -19,44 +19,59 @@ NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call cos
 
 
 class Params(BaseParams):
-    """The parameters of one VAE.
+    """The parameters of one VAE."""
 
-    Args:
-        latent_dim: dimensions of z, whose prior is N(0, I).
-        kl_weight: the weight of the KL term: 1 is the ELBO, more or less a beta-VAE.
-        likelihood: ``gaussian`` with fixed ``noise_std``; or ``mse``, the squared error plus ``kl_weight``
-            times the KL, in whose training ``noise_std`` takes no part.
-        noise_std: the decoder's noise, in training coordinates.
-        encoder, decoder: rectified layers of the ``hidden`` widths (in reverse for the decoder), or one
-            affine map.
-        kl_warmup: share of the steps over which the KL weight grows from 0, linearly.
-        free_bits: nats below which a latent dimension's KL is not reduced.
-        train_size: None trains on fresh samples at every step (of a file: on all its points); a number on a
-            fixed set of that many, chosen by the cell's seed. Of a file the others are tested on: at least 2, or
-            where none is left all.
-        sample: whether the fitted distribution includes the decoder's noise, or is of decoder means.
-        standardise: train on coordinates of mean 0 and variance 1; results are in the data's own.
-    """
-
-    latent_dim: Annotated[int, Field(ge=1, le=256)] = 2
-    kl_weight: Annotated[float, Field(ge=0)] = 1.0
-    likelihood: Literal["gaussian", "mse"] = "gaussian"
-    noise_std: Annotated[float, Field(gt=0)] = 0.1
-    encoder: Literal["mlp", "linear"] = "mlp"
-    decoder: Literal["mlp", "linear"] = "mlp"
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Field(min_length=1, max_length=8)] = (
-        64,
-        64,
+    latent_dim: int = Field(2, ge=1, le=256, description="dimensions of z, whose prior is N(0, I)")
+    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term: 1 is the ELBO, more or less a beta-VAE")
+    likelihood: Literal["gaussian", "mse"] = Field(
+        "gaussian",
+        description="gaussian with fixed noise_std; or mse, the squared error plus kl_weight times the KL, in whose"
+        " training noise_std takes no part",
     )
-    kl_warmup: Annotated[float, Field(ge=0, le=1)] = 0.0
-    free_bits: Annotated[float, Field(ge=0)] = 0.0
-    steps: Annotated[int, Field(ge=1)] = 2000
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    train_size: Annotated[int, Field(ge=1)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    dtype: Literal["float32", "float64"] = "float32"
-    sample: Literal["noisy", "mean"] = "noisy"
-    standardise: bool = False
+    noise_std: float = Field(0.1, gt=0, description="of the decoder's noise, in training coordinates")
+    encoder: Literal["mlp", "linear"] = Field(
+        "mlp",
+        description="mlp: rectified layers of the hidden widths; linear: one affine map",
+    )
+    decoder: Literal["mlp", "linear"] = Field(
+        "mlp",
+        description="mlp: rectified layers of the hidden widths in reverse; linear: one affine map",
+    )
+    hidden: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (64, 64),
+        min_length=1,
+        max_length=8,
+        description="widths of the encoder's hidden layers, a list; the decoder's in reverse",
+    )
+    kl_warmup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steps over which the KL weight grows from 0, linearly",
+    )
+    free_bits: float = Field(0.0, ge=0, description="nats below which a latent dimension's KL is not reduced")
+    steps: int = Field(2000, ge=1, description="of Adam")
+    batch_size: int = Field(128, ge=1, description="training points of each step")
+    train_size: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="points of a fixed training set, chosen by the cell's seed; without it every step trains on fresh"
+        " samples (of a file: on all its points). Of a file the others are tested on: at least 2, or where none is"
+        " left all",
+    )
+    learning_rate: float = Field(
+        1e-3,
+        gt=0,
+        description="of Adam; constant for the first half of the steps, then it falls to zero along a cosine",
+    )
+    dtype: Literal["float32", "float64"] = Field("float32", description="numbers that training is computed in")
+    sample: Literal["noisy", "mean"] = Field(
+        "noisy",
+        description="whether the fitted distribution includes the decoder's noise, or is of decoder means",
+    )
+    standardise: bool = Field(
+        False,
+        description="train on coordinates of mean 0 and variance 1; results are in the data's own",
+    )
 
 
 METRICS: tuple[Metric, ...] = (

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.figures import axes, coverage_sharpness, curves, lines, maps, samples
-from runner.figures.study import Study, read_study
+from runner.figures.study import Study, View, read_study
 from runner.figures.style import RC
 from runner.store.files import replacing
 
@@ -15,12 +15,17 @@ DPI = 150
 
 FIGURES = {
     "coverage_sharpness": {"title": "Coverage against sharpness", "caption": coverage_sharpness.CAPTION},
-    "lines": {"title": "Along an axis", "caption": lines.CAPTION},
+    "lines": {"title": "Along an axis"},
     "maps": {"title": "Two axes at once", "caption": maps.CAPTION},
     "axes": {"title": "Axis by axis", "caption": axes.CAPTION},
     "samples": {"title": "What the fits look like", "caption": samples.CAPTION},
     "curves": {"title": "Training", "caption": curves.CAPTION},
 }
+
+
+def about(name: str, views: Sequence[View]) -> dict[str, str]:
+    """Title and caption of a figure of these views."""
+    return {"caption": lines.caption(views), **FIGURES[name]} if name == "lines" else FIGURES[name]
 
 
 def write_figures(folder: Path, study: Study | None = None) -> list[Path]:

@@ -30,7 +30,8 @@ MOST_TICKS = 8
 DODGE = 0.25  # between the first and the last target at one word, so that no interval hides another
 CAPTION = (
     "One axis at a time, averaged over the other axes; bars are 95 % intervals over seeds. Where the line is "
-    "flat, the axis decides nothing. Dashes, where there are any, tell apart the most telling axis."
+    "flat, the axis decides nothing on average; it may at single values of the others. Dashes, where there are "
+    "any, tell apart the most telling axis."
 )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow.compute as pc
 
 from runner.figures.study import Axis, View
-from runner.figures.style import FOOT, INK, Block, colours, legend, logarithmic, sheet, shorten, swatches
+from runner.figures.style import FOOT, INK, Block, colours, heading, legend, logarithmic, sheet, shorten, swatches
 from runner.store.reading import rows_of
 
 MOST_PANELS = 4  # of an experiment
@@ -55,7 +55,7 @@ def draw(folder: Path, views: Sequence[View]) -> Any | None:
 
 
 def _block(view: View, panels: int) -> Block:
-    return Block(view.experiment, panels, columns=2, height=1.9, gap=0.6, foot=FOOT)
+    return Block(heading(view, panels, "first "), panels, columns=2, height=1.9, gap=0.6, foot=FOOT)
 
 
 def _metric(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from runner.figures.style import (
     Placed,
     colours,
     evenly,
+    heading,
     legend,
     logarithmic,
     sheet,
@@ -31,10 +32,6 @@ from runner.figures.style import (
 FEWEST_LEVELS = 3
 MOST_PANELS = 12
 COLUMNS = 6
-CAPTION = (
-    "Along the longest numeric axis, a line for each level of the axis that tells most besides; bars are 95 % "
-    "intervals over seeds. All other axes are held, at the values beside the panels."
-)
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,14 @@ class Lines:
     held: dict[str, set[Any]]
     cells: pd.DataFrame
     targets: tuple[str, ...]
+
+
+def caption(views: Sequence[View]) -> str:
+    """What the figure shows, of what is told by colour and of what is held only where something is."""
+    found = [chosen for view in views if view.measures and (chosen := _choose(view))]
+    told = ", a line for each level of the axis that tells most besides" if any(c.told for c in found) else ""
+    held = " All other axes are held, at the values beside the panels." if any(c.held for c in found) else ""
+    return f"Along the longest numeric axis{told}; bars are 95 % intervals over seeds.{held}"
 
 
 def draw(views: Sequence[View]) -> Any | None:
@@ -99,7 +104,7 @@ def _block(view: View, chosen: Lines) -> Block:
     panels = len(chosen.targets) * len(view.measures)
     targets = len(chosen.targets)
     columns = max(2, targets if targets <= COLUMNS else -(-targets // 2))
-    return Block(view.experiment, panels, columns, height=1.6, gap=0.3, foot=FOOT - 0.15)
+    return Block(heading(view, targets), panels, columns, height=1.6, gap=0.3, foot=FOOT - 0.15)
 
 
 def _panel(panel: Any, chosen: Lines, measure: str, target: str) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from runner.figures.study import QUESTION, View
-from runner.figures.style import FAINT, INK, PAPER, Block, Placed, colours, legend, sheet, shorten, word
+from runner.figures.study import QUESTION, View, telling_levels
+from runner.figures.style import FAINT, INK, PAPER, Block, Placed, colours, heading, legend, sheet, shorten, word
 from runner.store.reading import rows_of
 
 MOST_PANELS = 24
@@ -22,7 +22,8 @@ BINS = 48
 COORDINATES = ("x0", "x1", "x2")  # a third one says that the target cannot be drawn
 CAPTION = (
     "Grey: draws of the target. Colour: draws of one fit, of the lowest seed, with its coverage and "
-    "sharpness. Grey without colour is what a fit lost; colour without grey is what it made up."
+    "sharpness. Grey without colour is what a fit lost; colour without grey is what it made up. Of a numeric axis: its "
+    "ends, and the level whose mean coverage and sharpness are highest together."
 )
 
 
@@ -36,7 +37,7 @@ class Picture:
 
 
 def draw(folder: Path, views: Sequence[View]) -> Any | None:
-    """A panel for each target of one or two dimensions and each extreme of the most telling axis."""
+    """A panel for each target of one or two dimensions and each telling level of the most telling axis."""
     if not (folder / "samples.parquet").exists():
         return None
     chosen = {view.experiment: _pictures(view) for view in views}
@@ -70,6 +71,7 @@ def _pictures(view: View) -> list[Picture]:
     main = view.axes[0] if view.axes else None
     others = [axis.name for axis in view.axes[1:]]
     cells = view.cells[view.cells["seed"] == view.cells["seed"].min()]
+    levels = telling_levels(view, MOST_LEVELS) if main else ()
     pictures = []
     for target in view.targets:
         rows = cells[cells["target"] == target]
@@ -77,7 +79,7 @@ def _pictures(view: View) -> list[Picture]:
         if main is None:
             pictures += [Picture(target, None, dict(rows.iloc[0]))] if len(rows) else []
             continue
-        for level in main.extremes(2) if main.numeric else main.extremes(MOST_LEVELS):
+        for level in levels:
             same = rows[rows[main.name] == level]
             pictures += [Picture(target, level, dict(same.iloc[0]))] if len(same) else []
     return pictures
@@ -129,7 +131,8 @@ def _block(view: View, pictures: Sequence[Picture]) -> Block:
     """As many columns as keep the panels of a target beside each other."""
     each = max(sum(p.target == target for p in pictures) for target in view.targets)
     columns = max(2, 4 // each * each)
-    return Block(view.experiment, len(pictures), columns, height=1.5, gap=0.42, foot=0.45, head=0.42)
+    shown = len({picture.target for picture in pictures})
+    return Block(heading(view, shown), len(pictures), columns, height=1.5, gap=0.42, foot=0.45, head=0.42)
 
 
 Frame = tuple[tuple[float, float], ...]

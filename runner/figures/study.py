@@ -111,6 +111,28 @@ def read_study(folder: Path) -> Study:
     return Study(folder, fields, tuple(view for view in views if len(view.summary)))
 
 
+def telling_levels(view: View, most: int) -> tuple[Any, ...]:
+    """Levels of the most telling axis that stand for it: of words up to ``most``, of numbers its ends and the best.
+
+    A numeric axis may be bad at both ends, so the level between them that keeps most says what it is good for.
+    """
+    axis = view.axes[0]
+    if not axis.numeric:
+        return axis.extremes(most)
+    shown = {*axis.extremes(2), best_level(view)}
+    return tuple(level for level in axis.levels if level in shown)
+
+
+def best_level(view: View) -> Any | None:
+    """The level of the most telling axis of the highest mean coverage + sharpness; None where none is."""
+    if not view.answers:
+        return None
+    both = view.summary["coverage_mean"] + view.summary["sharpness_mean"]
+    # Rounded, so that differences in the last bits do not decide: of levels that keep the same, the first.
+    means = both.groupby(view.summary[view.axes[0].name]).mean().round(6)
+    return means.idxmax() if means.nunique() > 1 else None
+
+
 def parts(rows: pd.DataFrame, axis: Axis | None) -> Iterator[tuple[Any, pd.DataFrame]]:
     """The rows at each level of an axis; without an axis, or where it does not apply, at the level None."""
     if axis is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runner.figures.study import Axis
+from runner.figures.study import Axis, View
 
 # Okabe and Ito (2008), https://jfly.uni-koeln.de/color/: told apart with any colour vision.
 WORDS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -103,6 +103,12 @@ def sheet(blocks: Sequence[Block]) -> tuple[Any, list[Placed]]:
         placed.append(Placed(block, tuple(axes), legend_at))
         top -= block.total
     return figure, placed
+
+
+def heading(view: View, shown: int, which: str = "") -> str:
+    """An experiment's name and, where not all of its targets are shown, how many are, and which."""
+    known = len(view.targets)
+    return view.experiment if shown == known else f"{view.experiment}: {which}{shown} of {known} targets"
 
 
 def legend(figure: Any, placed: Placed, groups: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]) -> None:

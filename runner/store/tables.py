@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,13 +170,25 @@ def _layout(layouts: Mapping[Path, pa.Schema], places: Places) -> pa.Schema:
     first: dict[str, int] = {}
     for path in sorted(places, key=lambda path: int(places[path][1].min())):
         first.setdefault(_note(layouts[path].metadata, "experiment"), len(first))
-    distinct = list(dict.fromkeys(layouts.values()))
+    # Schemas are equal whatever their metadata, and what newer code says of a column is there alone.
+    distinct = list({layout.serialize().to_pybytes(): layout for layout in layouts.values()}.values())
     distinct.sort(key=lambda layout: first.get(_note(layout.metadata, "experiment"), len(first)))
     together = joined([layout.empty_table() for layout in distinct]).schema
-    flat = [field for field in together if field.name not in SOURCE.values()]
+    flat = [_described(field, distinct) for field in together if field.name not in SOURCE.values()]
     rank = {role: i for i, role in enumerate(ROLES)}
     fields = sorted(flat, key=lambda field: rank.get(_note(field.metadata, "role"), len(rank)))
     return pa.schema(fields)
+
+
+def _described(field: pa.Field, layouts: Iterable[pa.Schema]) -> pa.Field:
+    """The field with its meaning: that of each experiment, where experiments do not mean the same by it."""
+    meant: dict[str, str] = {}
+    for layout in layouts:
+        if field.name in layout.names and (meaning := _note(layout.field(field.name).metadata, "meaning")):
+            meant.setdefault(_note(layout.metadata, "experiment"), meaning)
+    together = [f"{name}: {meaning}" for name, meaning in meant.items()] if len(set(meant.values())) > 1 else []
+    meaning = "; ".join(together) or next(iter(meant.values()), "")
+    return field.with_metadata({**(field.metadata or {}), b"meaning": meaning.encode()})
 
 
 def _write_cells(path: Path, found: _Found, about: Mapping[str, str], report: Report) -> None:

@@ -32,6 +32,13 @@ def test_each_experiment_is_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CATALOGUE.experiments)
+def test_every_parameter_says_what_it_is(name: str) -> None:
+    params = CATALOGUE.experiments[name].params
+    assert all(info.description for info in params.model_fields.values())
+    assert "Args:" not in (params.__doc__ or "")  # nothing is said twice
+
+
+@pytest.mark.parametrize("name", CATALOGUE.experiments)
 def test_no_parameter_is_a_setting_of_the_run(name: str) -> None:
     assert not set(CATALOGUE.experiments[name].params.model_fields) & OPERATIONAL
 

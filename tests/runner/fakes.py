@@ -20,11 +20,11 @@ from experiments.targets import Mixture, Points, Target
 class ToyParams(Params):
     """`mode` says how the cell behaves: `raise` fails, `kill` takes its process with it, `slow` sleeps."""
 
-    rate: float = Field(1.0, gt=0)
-    size: int = Field(2, ge=1)
-    mode: Literal["fine", "diverge", "raise", "kill", "slow"] = "fine"
-    hidden: tuple[int, ...] = (4, 4)
-    flag: bool = False
+    rate: float = Field(1.0, gt=0, description="what coverage and sharpness follow")
+    size: int = Field(2, ge=1, description="cells of one size share a batch")
+    mode: Literal["fine", "diverge", "raise", "kill", "slow"] = Field("fine", description="how the cell behaves")
+    hidden: tuple[int, ...] = Field((4, 4), description="a list")
+    flag: bool = Field(False, description="needs a density")
 
 
 def check(params: ToyParams, target: Target) -> None:

@@ -239,6 +239,15 @@ def test_everything_that_can_be_listed(say, kind: str) -> None:
     assert all(name in table for name in names)
 
 
+def test_experiments_are_listed_with_what_their_parameters_mean(say) -> None:
+    table = say("list", "experiments").out
+    assert all(len(line) <= 100 for line in table.splitlines())
+    told = " ".join(table.split())
+    for row in json.loads(say("list", "experiments", "--json").out):
+        assert row["meaning"] in told
+        assert f"{row['parameter']} {row['default']} {row['allowed'][:20]}" in told
+
+
 def test_references_are_a_ladder(say) -> None:
     rows = json.loads(say("list", "references", "--target", "bimodal", "--json").out)
     by_name = {row["fit"]: row for row in rows}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from experiments.targets import Mixture, Points
-from runner.figures import lines, maps, write_figures
+from runner.figures import about, curves, lines, maps, samples, write_figures
 from runner.figures.axes import marginal
 from runner.figures.samples import MOST_PANELS, Picture, _frames, _pictures, _within_budget
-from runner.figures.study import Axis, read_study
+from runner.figures.study import Axis, read_study, telling_levels
 from runner.figures.style import Block, colours, sheet
+from runner.report import _answers
 from runner.store.targets import write_targets
 from tests.runner.fakes import mixture
 from tests.runner.made_results import toy_cells, write_results
@@ -85,6 +87,41 @@ def test_lines_hold_what_they_do_not_show_at_its_fullest_level(tmp_path: Path) -
     shown = {"size", "flag"} - {chosen.told.name}
     assert set(chosen.held) == shown
     assert len(chosen.cells) == 2 * (4 * 2 if chosen.told.name == "size" else 4 + 3) * 3
+
+
+def test_captions_say_what_is_held_only_where_something_is(tmp_path: Path) -> None:
+    rates = {"rate": [0.25, 0.5, 1.0, 4.0]}
+    held = "All other axes are held"
+    alone = read_study(write_results(tmp_path / "alone", toy_cells([NEAR], rates))).views
+    assert held not in about("lines", alone)["caption"]
+    assert "a line for each level" not in about("lines", alone)["caption"]
+    more = {**rates, "size": [1, 2], "flag": [False, True]}
+    crossed = read_study(write_results(tmp_path / "crossed", toy_cells([NEAR], more))).views
+    assert held in about("lines", crossed)["caption"]
+    assert "a line for each level" in about("lines", crossed)["caption"]
+    assert about("axes", crossed)["title"] == "Axis by axis"
+
+
+def test_a_figure_says_how_many_of_the_targets_it_shows(tmp_path: Path) -> None:
+    targets = [mixture(f"t{i}", 1 + i / 10) for i in range(8)]
+    folder = write_results(tmp_path / "eight", toy_cells(targets, {"rate": [0.5, 1.0, 2.0]}, seeds=1))
+    views = read_study(folder).views
+    assert "toy: first 4 of 8 targets" in [text.get_text() for text in curves.draw(folder, views).texts]
+    assert "toy: 6 of 8 targets" in [text.get_text() for text in lines.draw(views).texts]
+    assert "toy" in [text.get_text() for text in samples.draw(folder, views).texts]
+
+
+def test_of_a_numeric_axis_the_ends_and_the_best_level_are_told(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR, FAR], {"rate": [0.25, 0.5, 1.0, 4.0]})
+    (view,) = read_study(write_results(tmp_path / "best", cells)).views
+    assert telling_levels(view, 4) == (0.25, 4.0)  # each of the toy's rates keeps as much as the others
+    assert "highest" not in next(_answers(view))
+    good = view.summary["sharpness_mean"] + 0.2 * (view.summary["rate"] == 1.0)
+    view = replace(view, summary=view.summary.assign(sharpness_mean=good))
+    assert telling_levels(view, 4) == (0.25, 1.0, 4.0)
+    assert [picture.level for picture in _pictures(view)] == [0.25, 1.0, 4.0] * 2
+    (said,) = _answers(view)
+    assert "1 (the highest sum of 4 levels) keeps coverage 0.50 at sharpness 0.70; 4 keeps" in said
 
 
 def test_one_cell_has_no_axes_to_show(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def test_nothing_heavy_is_imported_before_it_is_used(module: str, heavy: set[str
 
 
 def test_parameters_are_listed_with_what_they_may_be() -> None:
-    rows = {row[:2]: row[2:] for row in api.listing("experiments")[1]}
+    columns, listed = api.listing("experiments")
+    assert columns == ("experiment", "parameter", "default", "allowed", "meaning")
+    assert ("vae", "latent_dim", "2", "int >= 1 <= 256", "dimensions of z, whose prior is N(0, I)") in listed
+    rows = {row[:2]: row[2:4] for row in listed}
     assert rows["kl_fit", "init_loc"] == ("None", "float")
     assert rows["kl_fit", "optimizer"] == ("adam", "adam sgd")
     assert rows["kl_fit", "standardise"] == ("True", "bool")

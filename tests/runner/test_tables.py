@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import Field
 
 from experiments.experiment import Metric, Params
 from runner import provenance
@@ -21,7 +22,7 @@ from runner.store import reading, tables
 from runner.store.manifest import read_manifest, write_manifest
 from runner.store.shards import write_shard
 from runner.store.tables import Counts, write_tables
-from tests.runner.fakes import TOY, mixture
+from tests.runner.fakes import TOY, ToyParams, mixture
 from tests.runner.made import START, cell, records
 
 NUISANCE = {"toy": ("rate",)}
@@ -68,7 +69,7 @@ def test_every_column_is_typed_and_described(sweep: tuple[Path, list[Cell]]) -> 
     for name in ("cells", "curves", "modes", "samples", "summary"):
         layout = pq.read_schema(folder / f"{name}.parquet")
         assert all(f.metadata[b"role"] and b"unit" in f.metadata for f in layout)
-        assert all(f.metadata[b"meaning"] for f in layout if f.metadata[b"role"] != b"parameter")
+        assert all(f.metadata[b"meaning"] for f in layout)
         assert not any(pa.types.is_null(f.type) for f in layout)
         assert layout.metadata[b"sweep"] == b"made"
         assert layout.metadata[b"modesweep_version"]
@@ -118,7 +119,7 @@ def test_nested_columns_become_rows(sweep: tuple[Path, list[Cell]], monkeypatch:
 
 class OtherParams(Params):
     width: int = 3
-    rate: int = 1
+    rate: int = Field(1, description="of change")
     size: str = "small"
 
 
@@ -152,6 +153,10 @@ def test_two_experiments_and_dimensions_share_the_tables(tmp_path: Path) -> None
     assert kinds["size"] == (pa.string(), b"parameter")
     assert kinds["width"] == (pa.int64(), b"parameter")
     assert kinds["elbo"] == (pa.float64(), b"metric")
+    meant = {name: table.schema.field(name).metadata[b"meaning"].decode() for name in table.column_names}
+    assert meant["rate"] == "other: of change; toy: what coverage and sharpness follow"
+    assert meant["target"] == Params.model_fields["target"].description
+    assert meant["size"] == "cells of one size share a batch"
     roles = [f.metadata[b"role"] for f in table.schema]
     order = [b"identity", b"parameter", b"label", b"metric", b"fit", b"provenance"]
     assert list(dict.fromkeys(roles)) == order
@@ -186,6 +191,20 @@ def test_a_column_of_newer_code_is_null_in_older_records(tmp_path: Path) -> None
     frame = reading.read_cells(tmp_path)
     np.testing.assert_array_equal(frame["extra"], [np.nan, 2.5])
     assert frame["coverage"].notna().all()
+
+
+def test_what_newer_code_says_of_a_column_holds_for_older_records_too(tmp_path: Path) -> None:
+    class Silent(ToyParams):
+        rate: float = 1.0
+
+    old = replace(TOY, params=Silent)
+    extra = {"seconds": 1.0, "device": "cpu", "worker": "w", "code_version": "v"}
+    for number, batch, experiment in ((0, "a", old), (1, "b", TOY), (2, "c", old)):
+        outcomes = TOY.run_batch([cell(number)], "cpu")
+        write_shard(tmp_path, to_table(experiment, "made", [cell(number)], outcomes, batch_id=batch, **extra))
+    compact(tmp_path, [cell(number).id for number in range(3)])
+    layout = pq.read_schema(tmp_path / "cells.parquet")
+    assert layout.field("rate").metadata[b"meaning"] == b"what coverage and sharpness follow"
 
 
 def test_samples_can_be_left_out(sweep: tuple[Path, list[Cell]]) -> None:
