@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from experiments import randomness
+from experiments.padding import padded_components
 from experiments.targets import Mixture
 from experiments.targets.mixture import log_normaliser
 
@@ -23,14 +24,6 @@ LEAST = {torch.float32: -60.0, torch.float64: -600.0}
 
 # Samples of each cell for which all components' noise is held: what stays in cache, or keeps a GPU busy.
 DRAWN_AT_ONCE = {"cpu": 512, "cuda": 4096}
-
-
-def padded_components(components: int) -> int:
-    """The number of components that tensors are padded to: the next power of two.
-
-    It depends on the cell alone, and cells that are stacked together must share it.
-    """
-    return 1 << (components - 1).bit_length()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from experiments.experiment import Cell, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
+from experiments.padding import padded_modes
 from experiments.targets import Analytic, Mixture, Points, Target
 
 STACK = 32  # stacks are of this size: vectorised loops then leave no remainder, whose last bits would differ
@@ -134,13 +135,8 @@ def check(params: Params, target: Target) -> None:
 def batch_key(params: Params, target: Target) -> Hashable:
     """Shapes and operations; the target's numbers, offsets, widths and seeds are tensors."""
     gaussian = isinstance(target, Mixture) and target.df is None
-    shape = (target.dim, _padded(target), gaussian)
+    shape = (target.dim, padded_modes(target), gaussian)
     return (params.estimator, params.family, params.samples, params.repeats, params.dtype, *shape)
-
-
-def _padded(target: Target) -> int:
-    """The number of components that tensors are padded to: the next power of two."""
-    return 1 << (target.modes - 1).bit_length() if isinstance(target, Mixture) else 1
 
 
 def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
@@ -148,14 +144,14 @@ def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
     item = 4 if params.dtype == "float32" else 8
     numbers = params.repeats * (target.dim + (1 if params.family == "gaussian_isotropic" else target.dim))
     drawn = 3 * STACK * item * max(NOISE_BLOCK, target.dim * params.samples)
-    hot = 6 * max(PART_BYTES, STACK * item * params.samples * (target.dim + 2) * _padded(target))
+    hot = 6 * max(PART_BYTES, STACK * item * params.samples * (target.dim + 2) * padded_modes(target))
     return drawn + hot + 4 * 8 * numbers + min(cells, STACK) * item * numbers + 10_000 * cells
 
 
 def seconds_per_cell(params: Params, target: Target) -> float:
     """From timings of full stacks on one core, the exact gradient included."""
     item = 1.0 if params.dtype == "float32" else 2.0
-    dim, modes = target.dim, _padded(target)
+    dim, modes = target.dim, padded_modes(target)
     per_sample = 1e-9 * (12 + 6 * dim + modes * (4 + 7 * dim + 0.1 * dim**2))
     drawn = 0 if params.estimator == "blocked" else params.repeats * params.samples
     return 4e-4 + item * drawn * per_sample

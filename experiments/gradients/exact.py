@@ -18,7 +18,8 @@ import torch
 
 from experiments import randomness
 from experiments.kl_fit.start import moments
-from experiments.stacked_mixture import StackedMixture, padded_components
+from experiments.padding import padded_components
+from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
 
 REACH = 7.5  # standard deviations of Q that a grid spans: beyond lies less than 1e-13 of Q

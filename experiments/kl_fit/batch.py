@@ -9,7 +9,7 @@ import torch
 
 from experiments import randomness
 from experiments.experiment import Cell, Outcome
-from experiments.kl_fit import DRAWS, STACK, flow_numbers, multiple, padded
+from experiments.kl_fit.cost import DRAWS, STACK, bytes_on_gpu, flow_numbers, multiple
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import LINE, NOISE_BLOCK, Fit, fit
@@ -20,9 +20,10 @@ from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
 from experiments.metrics.partition import CHUNK
+from experiments.padding import padded_modes
 from experiments.stacked_analytic import stack
-from experiments.stacked_mixture import StackedMixture, padded_components
-from experiments.targets import Mixture, Points
+from experiments.stacked_mixture import StackedMixture
+from experiments.targets import Points
 
 SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
 SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
@@ -55,27 +56,12 @@ def slice_size(cell: Cell, device: str = "cpu") -> int:
     whole = multiple(params, target.dim)
     if device == "cuda":
         noise = 4 * item * NOISE_BLOCK[device]  # normal and uniform, the next block's beside the last one's
-        size = SLICE_ON_GPU // (_bytes_on_gpu(cell) + noise)
+        size = SLICE_ON_GPU // (bytes_on_gpu(params, target) + noise)
     elif params.family == "flow":
         size = min(STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim)))
     else:
         size = min(512, SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell)))
     return max(whole, size // whole * whole)
-
-
-def _bytes_on_gpu(cell: Cell) -> int:
-    """What a cell's training may take there, where a step is held twice: as it is, and as the graph replayed."""
-    params, target = cell.params, cell.target
-    modes = padded(target.modes) if isinstance(target, Mixture) else 1
-    item = 4 if params.dtype == "float32" else 8
-    fitted = params.components if params.family == "gaussian_mixture" and params.components > 1 else 0
-    training = item * target.dim * params.samples * (4 * modes + 75 * fitted + 40)
-    if params.family == "student_t":
-        training += item * target.dim * params.samples * 340
-    if params.family == "flow":
-        training += 20_000_000 + item * params.samples * flow_numbers(params, target.dim)
-    parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
-    return 50_000 + training + parameters
 
 
 def _judged_size(cell: Cell, device: str) -> int:
@@ -88,7 +74,7 @@ def _judged_size(cell: Cell, device: str) -> int:
 
 def _components(cell: Cell) -> int:
     """Of the target or of the fit, whichever has more: the longest axis of the largest tensors."""
-    of_target = padded_components(cell.target.modes) if isinstance(cell.target, Mixture) else 1
+    of_target = padded_modes(cell.target)
     return max(of_target, cell.params.components if cell.params.family == "gaussian_mixture" else 1)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.experiment import Cell
-from experiments.kl_fit import DRAWS
+from experiments.kl_fit.cost import DRAWS
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures, lower_inverse
 from experiments.kl_fit.judge_points import KEPT_SAMPLES, Judgement, by_neighbours, kept_samples, moments_of
 from experiments.kl_fit.names import kl_weights, operations

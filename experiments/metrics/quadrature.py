@@ -10,7 +10,8 @@ from torch import Tensor
 
 from experiments.metrics.landmarks import fresh_landmarks, landmarks
 from experiments.metrics.partition import Measure, log_density
-from experiments.stacked_mixture import StackedMixture, padded_components
+from experiments.padding import padded_components
+from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
 
 NODES = 10  # of each panel
