@@ -32,6 +32,7 @@ class Adam:
         eps: float = 1e-8,
     ) -> None:
         self.parameters = list(parameters)
+        self.learning_rate = learning_rate
         self.betas = betas
         self.eps = eps
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
@@ -40,7 +41,7 @@ class Adam:
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
-        return _beside(self.parameters[0], (self._move(step, steps) for step in range(steps)))
+        return _beside(self.learning_rate, (self._move(step, steps) for step in range(steps)))
 
     def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
         """One step; cells where ``active`` ``(K,)`` is False stay put."""
@@ -73,11 +74,12 @@ class SGD:
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: Tensor) -> None:
         self.parameters = list(parameters)
+        self.learning_rate = learning_rate
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
-        return _beside(self.parameters[0], ((decay(step / steps), 0.0) for step in range(steps)))
+        return _beside(self.learning_rate, ((decay(step / steps), 0.0) for step in range(steps)))
 
     def step(self, gradients: Sequence[Tensor], move: Move, active: Tensor | None = None) -> None:
         """One step; cells where ``active`` ``(K,)`` is False stay put."""
@@ -91,11 +93,11 @@ def decay(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * max(0.0, 2 * progress - 1)))
 
 
-def _beside(parameter: Tensor, moves: Iterator[tuple[float, float]]) -> Iterator[Move]:
+def _beside(like: Tensor, moves: Iterator[tuple[float, float]]) -> Iterator[Move]:
     """For parameters on a GPU as tensors, all brought there at once: a captured step can be replayed with each."""
-    if parameter.device.type == "cpu":
+    if like.device.type == "cpu":
         return moves
-    table = torch.tensor(list(moves), dtype=parameter.dtype, device=parameter.device)
+    table = torch.tensor(list(moves), dtype=like.dtype, device=like.device)
     return (table[step] for step in range(len(table)))
 
 

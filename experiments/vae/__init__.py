@@ -23,12 +23,15 @@ class Params(BaseParams):
 
     latent_dim: int = Field(2, ge=1, le=256, description="dimensions of z, whose prior is N(0, I)")
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term: 1 is the ELBO, more or less a beta-VAE")
-    likelihood: Literal["gaussian", "mse"] = Field(
+    likelihood: Literal["gaussian", "gaussian_learned", "bernoulli", "mse"] = Field(
         "gaussian",
-        description="gaussian with fixed noise_std; or mse, the squared error plus kl_weight times the KL, in whose"
-        " training noise_std takes no part",
+        description="gaussian with fixed noise_std; gaussian_learned, which starts from noise_std; bernoulli, of pixels"
+        " that are 0 or 1, or grey and drawn as 0 or 1 anew in every step; or mse, the squared error plus kl_weight"
+        " times the KL, in whose training noise_std takes no part",
     )
-    noise_std: float = Field(0.1, gt=0, description="of the decoder's noise, in training coordinates")
+    noise_std: float = Field(
+        0.1, gt=0, description="of the decoder's noise, in training coordinates; pixels of bernoulli have none"
+    )
     encoder: Literal["mlp", "linear"] = Field(
         "mlp",
         description="mlp: rectified layers of the hidden widths; linear: one affine map",
@@ -87,7 +90,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "distortion",
         "nats",
-        "-log p(x | z) at posterior samples, under Gaussian noise of noise_std",
+        "-log p(x | z) at posterior samples; of mse under Gaussian noise of noise_std",
         "lower",
         has_error=True,
     ),
@@ -119,6 +122,11 @@ METRICS: tuple[Metric, ...] = (
         "kl_weight * noise_std^2 (kl_weight / 2 for mse), in training coordinates: the variance below which"
         " a direction of a linear VAE collapses",
     ),
+    Metric(
+        "learned_noise_std",
+        "",
+        "where training took the decoder's noise, in training coordinates (likelihood gaussian_learned)",
+    ),
     *DENSITY_METRICS,
 )
 
@@ -129,6 +137,8 @@ LABELS = METRIC_LABELS | {
 
 def check(params: Params, target: Target) -> None:
     """Refuse what is undefined."""
+    if params.likelihood == "bernoulli":
+        _check_pixels(params, target)
     if isinstance(target, Points):
         count = len(target.values)
         if count < 2:
@@ -150,6 +160,23 @@ def check(params: Params, target: Target) -> None:
             f"target {target.name!r} has Student-t components with df {target.df:g}, whose variance is"
             " infinite, so a reconstruction has no expected squared error. Use df above 2"
         )
+
+
+def _check_pixels(params: Params, target: Target) -> None:
+    if not isinstance(target, Points):
+        raise ValueError(
+            f"likelihood bernoulli is of points between 0 and 1, and target {target.name!r} has a density on all"
+            " numbers. Use likelihood gaussian, or a target of pixels, such as digits"
+        )
+    low, high = target.values.min(axis=0), target.values.max(axis=0)
+    for name, least, most in zip(target.columns, low, high, strict=True):
+        if least < 0 or most > 1:
+            raise ValueError(
+                f"likelihood bernoulli is of points between 0 and 1, and column {name!r} of target {target.name!r}"
+                f" reaches from {least:g} to {most:g}. Use likelihood gaussian, or divide the column by its largest"
+            )
+    if params.standardise:
+        raise ValueError("likelihood bernoulli is of points between 0 and 1. Use standardise false")
 
 
 def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -14,8 +14,9 @@ from experiments.stacked_analytic import stack
 from experiments.targets import Points
 from experiments.vae import BLOCK, widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
+from experiments.vae.data_term import DataTerm, LearnedNoise, data_term
 from experiments.vae.judge import Judgement, judge
-from experiments.vae.likelihood import gaussian, training_loss
+from experiments.vae.likelihood import binarised, of_name
 from experiments.vae.network import Layer, Stack, Widths, initialise
 from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
@@ -34,16 +35,16 @@ def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
 
 def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
     views = Views.of([*cells, *[cells[-1]] * (-len(cells) % BLOCK)])
-    model, trace = _train(views, device)
+    model, term, trace = _train(views, device)
     lasted = _steps_lasted(model, trace)
+    noise_std = _noise_std(views, term, model.flat)
     judged: list[Judgement] = []
     for start in range(0, len(views.cells), JUDGED[device]):
         part = slice(start, start + JUDGED[device])
         alive = lasted[part].to(device) >= cells[0].params.steps
-        judged += judge(
-            views.select(part),
-            *(_evaluable(network, part, alive) for network in (model.encoder, model.decoder)),
-        )
+        encoder, decoder = (_evaluable(network, part, alive) for network in (model.encoder, model.decoder))
+        scattered = of_name(cells[0].params.likelihood, torch.where(alive, noise_std[part], 1.0))
+        judged += judge(views.select(part), encoder, decoder, scattered)
     steps, curves = _curves(views, trace)
     return [
         _outcome(cell, int(lasted[k]), judged[k], steps, {name: curve[k] for name, curve in curves.items()})
@@ -51,7 +52,7 @@ def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
     ]
 
 
-def _train(views: Views, device: str) -> tuple[Stack, Trace]:
+def _train(views: Views, device: str) -> tuple[Stack, DataTerm, Trace]:
     params, dim = views.cells[0].params, views.targets[0].dim
     dtype = getattr(torch, params.dtype)
     shape = Widths(*widths(params, dim))
@@ -59,7 +60,7 @@ def _train(views: Views, device: str) -> tuple[Stack, Trace]:
     initialise(model.every_layer, views.generators("init", device))
     chunk = chunk_steps(params.batch_size, max(dim, params.latent_dim))
     draws = noise(params.latent_dim, params.batch_size, chunk, views.generators("noise", device), dtype)
-    term = training_loss(params.likelihood, views.per_cell(lambda p: p.noise_std, model.flat), dim)
+    term = data_term(params.likelihood, views.per_cell(lambda p: p.noise_std, model.flat), dim)
     trace = train(
         model,
         shape,
@@ -70,7 +71,14 @@ def _train(views: Views, device: str) -> tuple[Stack, Trace]:
         steps=params.steps,
         batch_size=params.batch_size,
     )
-    return model, trace
+    return model, term, trace
+
+
+def _noise_std(views: Views, term: DataTerm, like: Tensor) -> Tensor:
+    """Of each cell's decoder as it is generated from and scored, ``(K,)``, float64."""
+    if isinstance(term, LearnedNoise):
+        return term.log_std.double().exp()
+    return views.per_cell(lambda p: p.noise_std, like.new_empty(0, dtype=torch.float64))
 
 
 def _schedule(views: Views, like: Tensor) -> Schedule:
@@ -87,8 +95,10 @@ def _data(views: Views, chunk: int, dtype: torch.dtype, device: str) -> Iterator
     params = views.cells[0].params
     streams = views.generators("data", device)
     if isinstance(views.targets[0], Points):
-        rows = _point_sets(views, dtype, device)
-        return resampled(rows, params.batch_size, chunk, streams)
+        minibatches = resampled(_point_sets(views, dtype, device), params.batch_size, chunk, streams)
+        if params.likelihood == "bernoulli":
+            return (binarised(points, streams) for points in minibatches)
+        return minibatches
     mixture = stack(views.targets, dtype, device)
     if params.train_size is None:
         return fresh(mixture, params.batch_size, chunk, streams)
@@ -109,7 +119,7 @@ def _point_sets(views: Views, dtype: torch.dtype, device: str) -> list[Tensor]:
 
 def _steps_lasted(model: Stack, trace: Trace) -> Tensor:
     """How many steps stayed finite, ``(K,)``: all of them only if the parameters ended finite too."""
-    finite = torch.isfinite(trace.squared_error) & torch.isfinite(trace.kl).all(dim=-1)
+    finite = torch.isfinite(trace.error) & torch.isfinite(trace.kl).all(dim=-1)
     lasted = finite.long().cumprod(dim=0).sum(dim=0)
     parameters = [p for layer in model.every_layer for p in (layer.weight, layer.bias)]
     sound = torch.stack([torch.isfinite(p).flatten(1).all(dim=1) for p in parameters]).all(dim=0)
@@ -128,18 +138,19 @@ def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarra
     params = views.cells[0].params
     steps = np.unique(np.geomspace(1, params.steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
     kept = torch.as_tensor(steps)
-    square, kl = trace.squared_error.cpu()[kept].double(), trace.kl.cpu()[kept].double()
+    error, kl = trace.error.cpu()[kept].double(), trace.kl.cpu()[kept].double()
     log_volume = torch.tensor([c.log_volume for c in views.coordinates], dtype=torch.float64)
-    noise_std, dim = views.per_cell(lambda p: p.noise_std, square), views.targets[0].dim
-    density, term = gaussian(noise_std, dim), training_loss(params.likelihood, noise_std, dim)
-    schedule = _schedule(views, square)
+    noise_std, dim = views.per_cell(lambda p: p.noise_std, error), views.targets[0].dim
+    term = data_term(params.likelihood, noise_std, dim).loss(error)
+    distortion = data_term("gaussian", noise_std, dim).loss(error) if params.likelihood == "mse" else term
+    schedule = _schedule(views, error)
     kl_weight = schedule.kl_weight * kl_weight_factor(schedule, kept.unsqueeze(1), params.steps)
     floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).unsqueeze(-1)
     jacobian = 0.0 if params.likelihood == "mse" else log_volume
     curves = {
-        "loss": term.weight * square + term.constant + jacobian + kl_weight * kl.maximum(floor).sum(dim=-1),
+        "loss": term + jacobian + kl_weight * kl.maximum(floor).sum(dim=-1),
         "rate": kl.sum(dim=-1),
-        "distortion": density.weight * square + density.constant + log_volume,
+        "distortion": distortion + log_volume,
     }
     return steps, {name: curve.T.numpy() for name, curve in curves.items()}
 

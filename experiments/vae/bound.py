@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from experiments.randomness import normal
 from experiments.vae.data import Views
-from experiments.vae.likelihood import Quadratic, gaussian, theta, training_loss
+from experiments.vae.likelihood import Gaussian, Likelihood, theta
 from experiments.vae.network import Layer, forward
 
 POSTERIOR_DRAWS = 8  # of each test point
@@ -41,6 +42,7 @@ class Posterior:
 def bound_metrics(
     views: Views,
     decoder: Sequence[Layer],
+    likelihood: Likelihood,
     x: Tensor,
     posterior: Posterior,
     nll: Tensor,
@@ -48,23 +50,23 @@ def bound_metrics(
     generators: Sequence[torch.Generator],
 ) -> list[dict[str, float]]:
     """``objective``, ``elbo``, ``rate``, ``distortion``, ``reconstruction_mse``, ``nll``, ``bound_gap``,
-    ``active_units`` and ``theta`` of each cell, in the data's own units.
+    ``active_units``, ``theta`` and ``learned_noise_std`` of each cell, in the data's own units.
 
     Args:
         x: test points in training coordinates, ``(K, D, N)``.
         nll: of them, in training coordinates, ``(K, N)``.
         count: how many of them count; the others are padding.
     """
-    square = _squared_errors(decoder, x, posterior, generators)[..., :count]
+    square, distortion = _reconstruction(decoder, likelihood, x, posterior, generators)
+    square, distortion = square[..., :count], distortion[:, :count]
     posterior = Posterior(posterior.mean[..., :count], posterior.std[..., :count])
     nll = nll[:, :count]
     scale = torch.as_tensor(np.stack([c.scale for c in views.coordinates]), dtype=x.dtype, device=x.device)
     log_volume = scale.log().sum(dim=1, keepdim=True)
-    density = gaussian(views.per_cell(lambda params: params.noise_std, x), x.shape[1])
     rate = posterior.kl.sum(dim=1)
-    distortion = _data_term(square, density) + log_volume
+    distortion = distortion + log_volume
     per_point = {
-        "objective": _objective(views, square, posterior, log_volume),
+        "objective": _objective(views, square, distortion, posterior),
         "elbo": -distortion - rate,
         "rate": rate,
         "distortion": distortion,
@@ -78,35 +80,42 @@ def bound_metrics(
         columns[f"{name}_se"] = values.std(dim=1) / math.sqrt(values.shape[1])
     table = {name: column.tolist() for name, column in columns.items()}
     return [
-        {name: column[k] for name, column in table.items()}
-        | {"theta": theta(cell.params.likelihood, cell.params.kl_weight, cell.params.noise_std)}
+        {name: column[k] for name, column in table.items()} | _noise(cell.params, likelihood, k)
         for k, cell in enumerate(views.cells)
     ]
 
 
-def _objective(views: Views, square: Tensor, posterior: Posterior, log_volume: Tensor) -> Tensor:
+def _noise(params: Any, likelihood: Likelihood, k: int) -> dict[str, float]:
+    """What is known of the decoder's noise, in training coordinates: nothing where data are pixels."""
+    if not isinstance(likelihood, Gaussian):
+        return {}
+    noise_std = float(likelihood.noise_std[k])
+    learned = {"learned_noise_std": noise_std} if params.likelihood == "gaussian_learned" else {}
+    return {"theta": theta(params.likelihood, params.kl_weight, noise_std), **learned}
+
+
+def _objective(views: Views, square: Tensor, distortion: Tensor, posterior: Posterior) -> Tensor:
     """Of each point, ``(K, N)``; the mean KL of a dimension below its free bits counts as these, whatever a point's."""
     kl_weight = views.per_cell(lambda params: params.kl_weight, square).unsqueeze(-1)
     free_bits = views.per_cell(lambda params: params.free_bits, square).view(-1, 1, 1)
-    noise_std = views.per_cell(lambda params: params.noise_std, square)
-    likelihood = views.cells[0].params.likelihood
-    term = _data_term(square, training_loss(likelihood, noise_std, square.shape[1]))
     kl = posterior.kl
     is_free = (free_bits > 0) & (kl.mean(dim=-1, keepdim=True) < free_bits)
-    jacobian = 0.0 if likelihood == "mse" else log_volume  # a squared error is no density
-    return term + jacobian + kl_weight * torch.where(is_free, free_bits, kl).sum(dim=1)
+    term = square.sum(dim=1) if views.cells[0].params.likelihood == "mse" else distortion
+    return term + kl_weight * torch.where(is_free, free_bits, kl).sum(dim=1)
 
 
-def _squared_errors(
-    decoder: Sequence[Layer], x: Tensor, posterior: Posterior, generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Of each dimension at posterior samples, training coordinates, ``(K, D, N)``."""
-    total = torch.zeros_like(x)
+def _reconstruction(
+    decoder: Sequence[Layer],
+    likelihood: Likelihood,
+    x: Tensor,
+    posterior: Posterior,
+    generators: Sequence[torch.Generator],
+) -> tuple[Tensor, Tensor]:
+    """Squared error of each dimension, ``(K, D, N)``, and -log p(x | z), ``(K, N)``, at posterior samples."""
+    square, distortion = torch.zeros_like(x), torch.zeros_like(x[:, 0])
     for _ in range(POSTERIOR_DRAWS):
         z = posterior.mean + posterior.std * normal(posterior.mean.shape[1:], generators, x.dtype)
-        total += (forward(decoder, z)[-1] - x).square()
-    return total / POSTERIOR_DRAWS
-
-
-def _data_term(square: Tensor, term: Quadratic) -> Tensor:
-    return term.weight.unsqueeze(-1) * square.sum(dim=1) + term.constant.unsqueeze(-1)
+        decoded = forward(decoder, z)[-1]
+        square += (likelihood.mean(decoded) - x).square()
+        distortion -= likelihood.log_prob(decoded, x)
+    return square / POSTERIOR_DRAWS, distortion / POSTERIOR_DRAWS

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from experiments.randomness import normal
-from experiments.vae.likelihood import gaussian
+from experiments.vae.likelihood import Likelihood
 from experiments.vae.network import Layer, forward, jacobian, padded_columns
 
 MODES, EACH = 4, 8  # Laplace approximations of each posterior, and draws of each
@@ -47,7 +47,7 @@ class Guess:
 
 def log_evidence(
     decoder: Sequence[Layer],
-    noise_std: Tensor,
+    likelihood: Likelihood,
     x: Tensor,
     guess: Guess,
     generators: Sequence[torch.Generator],
@@ -62,15 +62,15 @@ def log_evidence(
     blocks = zip(*(part.split(size, dim=-1) for part in (x, guess.start, guess.mean, guess.std)), strict=True)
     estimates = []
     for points, start, mean, std in blocks:
-        starts = _starts(decoder, noise_std, points, start, bank, images)
-        modes, factor = _laplace(decoder, noise_std, points, starts)
-        estimates.append(_estimate(decoder, noise_std, points, modes, factor, Guess(start, mean, std), generators))
+        starts = _starts(decoder, likelihood, points, start, bank, images)
+        modes, factor = _laplace(decoder, likelihood, points, starts)
+        estimates.append(_estimate(decoder, likelihood, points, modes, factor, Guess(start, mean, std), generators))
     return torch.cat(estimates, dim=-1)
 
 
 def _estimate(
     decoder: Sequence[Layer],
-    noise_std: Tensor,
+    likelihood: Likelihood,
     x: Tensor,
     modes: Tensor,
     factor: Tensor,
@@ -102,12 +102,12 @@ def _estimate(
         dim=2,
     )
     decoded = forward(decoder, z.transpose(1, 2).reshape(stack, latent, count * DRAWS))[-1]
-    log_likelihood = _log_likelihood(decoded.view(stack, -1, count, DRAWS), x.unsqueeze(-1), noise_std)
+    log_likelihood = likelihood.log_prob(decoded.view(stack, -1, count, DRAWS), x.unsqueeze(-1))
     return torch.logsumexp(log_likelihood + log_prior - log_proposal, dim=-1) - math.log(DRAWS)
 
 
 def _starts(
-    decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, start: Tensor, bank: Tensor, images: Tensor
+    decoder: Sequence[Layer], likelihood: Likelihood, x: Tensor, start: Tensor, bank: Tensor, images: Tensor
 ) -> Tensor:
     """``(K, L, N, MODES)``: the likeliest of each part of a bank of prior draws, and of the own start.
 
@@ -115,22 +115,20 @@ def _starts(
         bank: shared by all points, ``(K, L, BANK)``.
         images: what the decoder makes of it.
     """
-    term = gaussian(noise_std, x.shape[1])
-    weight = term.weight.view(-1, 1, 1)
-    # |x - d|^2 without |x|^2, which all candidates share.
-    height = images.square().sum(1, keepdim=True) * weight + 0.5 * bank.square().sum(1, keepdim=True)
-    joint = torch.baddbmm(-height, x.mT, 2 * weight * images).unflatten(2, (MODES, -1))
+    # Without h(x), which all candidates share.
+    eta, level = likelihood.natural(images)
+    height = level + 0.5 * bank.square().sum(1, keepdim=True)
+    joint = torch.baddbmm(-height, x.mT, eta).unflatten(2, (MODES, -1))
     best, index = joint.max(dim=3)
     index = index + torch.arange(MODES, device=x.device) * (BANK // MODES)
     chosen = bank.gather(2, index.flatten(1).unsqueeze(1).expand(-1, bank.shape[1], -1))
     chosen = chosen.unflatten(2, (-1, MODES))
-    constant = weight[:, 0] * x.square().sum(1) + term.constant.unsqueeze(1)
-    own = _log_joint(forward(decoder, start)[-1], x, start, noise_std) + constant
+    own = _log_joint(likelihood, forward(decoder, start)[-1], x, start) - likelihood.carrier(x)
     chosen[..., 0] = torch.where((own >= best[..., 0]).unsqueeze(1), start, chosen[..., 0])
     return chosen
 
 
-def _laplace(decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+def _laplace(decoder: Sequence[Layer], likelihood: Likelihood, x: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Modes of each posterior, ``(K, N, MODES, L, 1)``, and Cholesky factors of their precisions.
 
     A Gauss-Newton step is kept where it raises the joint density.
@@ -138,34 +136,27 @@ def _laplace(decoder: Sequence[Layer], noise_std: Tensor, x: Tensor, starts: Ten
     z = starts.flatten(2)
     x = x.repeat_interleave(starts.shape[3], dim=2)
     outputs = forward(decoder, z)
-    joint = _log_joint(outputs[-1], x, z, noise_std)
+    joint = _log_joint(likelihood, outputs[-1], x, z)
     for _ in range(NEWTON_STEPS):
         slope = jacobian(decoder, outputs)
-        residual = (x - outputs[-1]).mT.unsqueeze(-1) / noise_std.view(-1, 1, 1, 1) ** 2
-        uphill = slope.mT @ residual - z.mT.unsqueeze(-1)
-        trial = z + torch.cholesky_solve(uphill, _precision_factor(slope, noise_std)).squeeze(-1).mT
+        uphill = slope.mT @ likelihood.score(outputs[-1], x).mT.unsqueeze(-1) - z.mT.unsqueeze(-1)
+        factor = _precision_factor(likelihood, slope, outputs[-1])
+        trial = z + torch.cholesky_solve(uphill, factor).squeeze(-1).mT
         trial_outputs = forward(decoder, trial)
-        trial_joint = _log_joint(trial_outputs[-1], x, trial, noise_std)
+        trial_joint = _log_joint(likelihood, trial_outputs[-1], x, trial)
         uphill_there = (trial_joint > joint).unsqueeze(1)
         z = torch.where(uphill_there, trial, z)
         outputs = [torch.where(uphill_there, *both) for both in zip(trial_outputs, outputs, strict=True)]
         joint = torch.maximum(trial_joint, joint)
-    factor = _precision_factor(jacobian(decoder, outputs), noise_std)
+    factor = _precision_factor(likelihood, jacobian(decoder, outputs), outputs[-1])
     return z.mT.unsqueeze(-1).unflatten(1, (-1, MODES)), factor.unflatten(1, (-1, MODES))
 
 
-def _precision_factor(slope: Tensor, noise_std: Tensor) -> Tensor:
-    precision = slope.mT @ slope / noise_std.view(-1, 1, 1, 1) ** 2
+def _precision_factor(likelihood: Likelihood, slope: Tensor, decoded: Tensor) -> Tensor:
+    precision = likelihood.information(slope, decoded)
     precision.diagonal(dim1=-2, dim2=-1).add_(1)
     return torch.linalg.cholesky_ex(precision)[0]
 
 
-def _log_joint(decoded: Tensor, x: Tensor, z: Tensor, noise_std: Tensor) -> Tensor:
-    return _log_likelihood(decoded, x, noise_std) - 0.5 * z.square().sum(1)
-
-
-def _log_likelihood(decoded: Tensor, x: Tensor, noise_std: Tensor) -> Tensor:
-    """Log N(x; decoded, noise_std^2 I), nats, summed over the second axis."""
-    term = gaussian(noise_std, x.shape[1])
-    shape = (-1, *(1 for _ in decoded.shape[2:]))
-    return -term.weight.view(shape) * (decoded - x).square().sum(1) - term.constant.view(shape)
+def _log_joint(likelihood: Likelihood, decoded: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    return likelihood.log_prob(decoded, x) - 0.5 * z.square().sum(1)

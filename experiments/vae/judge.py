@@ -18,6 +18,7 @@ from experiments.targets import Mixture, Points
 from experiments.vae.bound import Posterior, bound_metrics
 from experiments.vae.data import Views, coordinates, split
 from experiments.vae.evidence import Guess, log_evidence
+from experiments.vae.likelihood import Bernoulli, Likelihood, binarised
 from experiments.vae.network import Layer, forward, padded_columns
 
 DRAWS = 1024  # test points, and draws of Q
@@ -44,29 +45,29 @@ class Judgement:
     modes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
-def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer]) -> list[Judgement]:
+def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer], likelihood: Likelihood) -> list[Judgement]:
     """Of a block of cells, whose number is a multiple of 16; the layers are float64."""
     like = decoder[0].weight
     generators = views.generators("evaluation", like.device)
-    noise_std = views.per_cell(lambda params: params.noise_std, like)
-    x, count = _test_points(views, generators, like)
+    known, count = _test_points(views, generators, like)
+    x = binarised(known, generators) if isinstance(likelihood, Bernoulli) else known
     posterior = Posterior.of(encoder, x)
-    log_q = log_evidence(decoder, noise_std, x, Guess(posterior.mean, posterior.mean, posterior.std), generators)
-    bounds = bound_metrics(views, decoder, x, posterior, -log_q, count, generators)
+    log_q = log_evidence(decoder, likelihood, x, Guess(posterior.mean, posterior.mean, posterior.std), generators)
+    bounds = bound_metrics(views, decoder, likelihood, x, posterior, -log_q, count, generators)
 
     z = normal((posterior.mean.shape[1], DRAWS), generators, like.dtype)
-    generated = forward(decoder, z)[-1]
+    decoded = forward(decoder, z)[-1]
     noisy = views.cells[0].params.sample == "noisy"
-    if noisy:
-        generated = generated + noise_std.view(-1, 1, 1) * normal(generated.shape[1:], generators, like.dtype)
+    generated = likelihood.sample(decoded, generators) if noisy else likelihood.mean(decoded)
     evaluations: Sequence[Evaluation | None] = [None] * len(views.cells)
     if not isinstance(views.targets[0], Points):
         log_q_there = torch.full_like(log_q, math.nan)
         if noisy:
             there = Posterior.of(encoder, generated)
-            log_q_there = log_evidence(decoder, noise_std, generated, Guess(z, there.mean, there.std), generators)
+            log_q_there = log_evidence(decoder, likelihood, generated, Guess(z, there.mean, there.std), generators)
         evaluations = _evaluate(views, Measure.of_draws(x, log_q), Measure.of_draws(generated, log_q_there))
-    drawn = [part.mT.cpu().numpy() for part in (x[..., :count], generated)]
+    # Probabilities are like grey values, and drawn pixels like binarised ones.
+    drawn = [part.mT.cpu().numpy() for part in ((x if noisy else known)[..., :count], generated)]
     return [
         _judgement(views.select(slice(k, k + 1)), bounds[k], evaluations[k], drawn[0][k], drawn[1][k])
         for k in range(len(x))

@@ -2,14 +2,14 @@ r"""Training K variational autoencoders as one tensor program.
 
 Each minimises, per example,
 
-.. math:: c \, |x - \hat x(z)|^2 + \beta \sum_j \max(\lambda, \mathrm{KL}_j), \qquad
+.. math:: \ell(d(z), x) + \beta \sum_j \max(\lambda, \mathrm{KL}_j), \qquad
           \mathrm{KL}_j = \tfrac12 (\mu_j^2 + e^{v_j} - 1 - v_j), \qquad z = \mu + e^{v / 2} \epsilon
 
 (Kingma and Welling 2014, https://arxiv.org/abs/1312.6114; the KL weight of Higgins et al. 2017,
-https://openreview.net/forum?id=Sy2fzU9gl), with the encoder's (mu, v = log_var), lambda the free bits of one
-latent dimension, applied to the minibatch's mean KL_j (Kingma et al. 2016, https://arxiv.org/abs/1606.04934),
-and beta growing linearly over the warm-up. The gradient is written out: a step is some sixty kernels for the
-whole stack, and waits for no result.
+https://openreview.net/forum?id=Sy2fzU9gl), with the data term l of what z decodes to (data_term.py), the encoder's
+(mu, v = log_var), lambda the free bits of one latent dimension, applied to the minibatch's mean KL_j (Kingma et al.
+2016, https://arxiv.org/abs/1606.04934), and beta growing linearly over the warm-up. The gradient is written out: a
+step is some sixty kernels for the whole stack, and waits for no result.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from torch.nn.functional import pad
 
 from experiments.adam import Adam, Move
 from experiments.replay import replayed
-from experiments.vae.likelihood import Quadratic
+from experiments.vae.data_term import DataTerm
 from experiments.vae.network import Stack, Widths, backward, forward, padded_columns
+
+# A noise far too narrow has an enormous gradient. What Adam divides by must not remember it for long: with the usual
+# 0.999 the noise then stands still short of its optimum.
+BETAS_OF_TERM = (0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trace:
-    """Means over each step's minibatch: squared error ``(S, K)``, KL of each dimension ``(S, K, L)``."""
+    """Means over each step's minibatch: the data term's error ``(S, K)``, KL of each dimension ``(S, K, L)``."""
 
-    squared_error: Tensor
+    error: Tensor
     kl: Tensor
 
 
@@ -51,7 +55,7 @@ def train(
     model: Stack,
     widths: Widths,
     schedule: Schedule,
-    term: Quadratic,
+    term: DataTerm,
     data: Iterable[Tensor],
     noise: Iterable[Tensor],
     *,
@@ -61,36 +65,38 @@ def train(
     """Train in place.
 
     Args:
-        term: the data term of the loss.
+        term: the data term of the loss, whose parameters are trained too.
         data: chunks of C minibatches, ``(K, D, C, N)``, as many as the steps need.
         noise: standard normal draws for each, ``(K, L, C, N)``.
     """
     flat, stack = model.flat, len(schedule.kl_weight)
     gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
     optimiser = Adam([flat], _per_parameter(schedule.learning_rate, widths, flat))
+    of_term = Adam(term.parameters, schedule.learning_rate, betas=BETAS_OF_TERM)
     buffers = _Buffers.allocate(widths, stack, padded_columns(batch_size), flat)
     trace = Trace(flat.new_empty(steps, stack), flat.new_empty(steps, stack, widths.latent))
     # The loss is a mean over the minibatch: each point's share of it, and nothing for the padding.
     share = flat.new_zeros(padded_columns(batch_size))
     share[:batch_size] = 1 / batch_size
-    error_weight = 2 * term.weight.view(-1, 1, 1) * share
     # Without free bits a KL rounded below 0 must keep its gradient.
     floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).view(-1, 1)
 
-    def advance(x: Tensor, epsilon: Tensor, kl_weight: Tensor, move: Move) -> tuple[Tensor, Tensor]:
-        z, residual = _encode_decode(model, buffers, x, epsilon)
-        squared_error = residual[..., :batch_size].square().sum((1, 2))
+    def advance(x: Tensor, epsilon: Tensor, kl_weight: Tensor, move: Move, of_terms: Move) -> tuple[Tensor, Tensor]:
+        z, decoded = _encode_decode(model, buffers, x, epsilon)
+        slope = term.slope(decoded, x, share, batch_size)
         kl = _kl(buffers)[..., :batch_size].mean(-1)
         kl_gradient = (kl_weight * (kl >= floor)).unsqueeze(-1) * share
-        _backpropagate(model, gradient, buffers, x, z, epsilon, residual.mul_(error_weight), kl_gradient)
+        _backpropagate(model, gradient, buffers, x, z, epsilon, slope.at_output, kl_gradient)
         optimiser.step([gradient.flat], move)
-        return squared_error, kl
+        of_term.step(slope.at_parameters, of_terms)
+        return slope.error, kl
 
     replay = replayed(advance, flat.device)
-    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), optimiser.moves(steps), strict=False)
+    moves = (optimiser.moves(steps), of_term.moves(steps))
+    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), *moves, strict=False)
     for step, minibatch in zip(range(steps), minibatches, strict=False):
-        trace.squared_error[step], trace.kl[step] = replay(*minibatch)
-    trace.squared_error.div_(batch_size)
+        trace.error[step], trace.kl[step] = replay(*minibatch)
+    trace.error.div_(batch_size)
     return trace
 
 
@@ -147,11 +153,11 @@ class _Buffers:
 
 
 def _encode_decode(model: Stack, buffers: _Buffers, x: Tensor, epsilon: Tensor) -> tuple[Tensor, Tensor]:
-    """One posterior sample of each point, ``(K, L, N)``, and its residual, ``(K, D, N)``."""
+    """One posterior sample of each point, ``(K, L, N)``, and what it decodes to, ``(K, D, N)``."""
     mu, log_var = forward(model.encoder, x, buffers.encoded)[-1].chunk(2, dim=1)
     std = torch.mul(log_var, 0.5, out=buffers.std).exp_()
     z = torch.addcmul(mu, std, epsilon)
-    return z, forward(model.decoder, z, buffers.decoded)[-1] - x
+    return z, forward(model.decoder, z, buffers.decoded)[-1]
 
 
 def _kl(buffers: _Buffers) -> Tensor:

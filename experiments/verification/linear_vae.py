@@ -14,6 +14,7 @@ import torch
 
 from experiments.randomness import generators
 from experiments.vae.evidence import Guess, log_evidence
+from experiments.vae.likelihood import Gaussian
 from experiments.vae.network import Layer
 from experiments.verification.estimate import Estimate
 from experiments.verification.independent import Mix
@@ -146,7 +147,7 @@ def _log_evidence(mean: float) -> Estimate:
     decoder = [Layer(one, torch.zeros_like(one))]
     found = log_evidence(
         decoder,
-        torch.ones(1, dtype=torch.float64),
+        Gaussian(torch.ones(1, dtype=torch.float64)),
         torch.ones_like(there),
         Guess(there, there, torch.ones_like(there)),
         generators([0], "evaluation"),

@@ -35,12 +35,18 @@ def _points(seed: int) -> Points:
     return Points(f"file{seed}", np.random.default_rng(seed).normal(size=(41, 3)), ("a", "b", "c"))
 
 
+def _grey(seed: int) -> Points:
+    return Points(f"grey{seed}", np.random.default_rng(seed).uniform(size=(41, 5)), ("a", "b", "c", "d", "e"))
+
+
 CASES = {
     "plane": ([_mixture(2, 3, s) for s in range(4)], {}),
     "double": ([_mixture(2, 3, s) for s in range(2)], {"dtype": "float64", "latent_dim": 3}),
     "line": ([_mixture(1, 2, s) for s in range(3)], {"latent_dim": 1, "likelihood": "mse"}),
     "heavy": ([_mixture(10, 2, s, df=3.0) for s in range(2)], {"latent_dim": 5, "encoder": "linear"}),
     "file": ([_points(s) for s in range(2)], {"train_size": 30, "decoder": "linear"}),
+    "learned": ([_mixture(2, 3, s) for s in range(2)], {"likelihood": "gaussian_learned"}),
+    "pixels": ([_grey(s) for s in range(2)], {"likelihood": "bernoulli", "train_size": 30, "standardise": False}),
     "fixed": ([_mixture(2, 4, 5)], {"train_size": 45, "sample": "mean"}),
 }
 
@@ -58,7 +64,7 @@ def _cells(targets: list[Mixture | Points], fixed: dict[str, object]) -> list[Si
             "kl_warmup": float(rng.choice([0.0, 0.5])),
             "standardise": bool(rng.integers(2)),
         }
-        params = Params(target=target.name, steps=9, batch_size=13, hidden=(11, 7), **varied, **fixed)
+        params = Params(target=target.name, steps=9, batch_size=13, hidden=(11, 7), **(varied | fixed))
         cells.append(SimpleNamespace(params=params, target=target, seed=int(rng.integers(3))))
     return cells
 

@@ -16,6 +16,7 @@ from experiments.vae import LABELS, METRICS, VAE, Params, batch_key, check
 PAIR = Mixture("pair", np.array([0.5, 0.5]), np.array([[-4.0], [4.0]]), np.ones((2, 1, 1)))
 TRIPLE = Mixture("triple", np.ones(3) / 3, np.array([[-4.0], [0.0], [4.0]]), np.ones((3, 1, 1)))
 HEAVY = Mixture("heavy", np.ones(1), np.zeros((1, 2)), np.eye(2)[None], df=2.0)
+GREY = Points("grey", np.random.default_rng(0).uniform(size=(50, 4)), ("a", "b", "c", "d"))
 FILE = Points("file", np.arange(20.0).reshape(10, 2), ("x", "y"))
 
 
@@ -61,6 +62,17 @@ def test_undefined_combinations_are_refused_with_what_would_do() -> None:
     check(Params(target="file", train_size=10, encoder="linear"), FILE)
 
 
+def test_pixels_are_between_0_and_1() -> None:
+    pixels = {"likelihood": "bernoulli"}
+    with pytest.raises(ValueError, match=r"target 'pair' has a density.*likelihood gaussian, or a target of pixels"):
+        check(Params(target="pair", **pixels), PAIR)
+    with pytest.raises(ValueError, match=r"column 'x' of target 'file' reaches from 0 to 18\. Use .*divide"):
+        check(Params(target="file", **pixels), FILE)
+    with pytest.raises(ValueError, match=r"Use standardise false"):
+        check(Params(target="grey", standardise=True, **pixels), GREY)
+    check(Params(target="grey", **pixels), GREY)
+
+
 def test_cells_stack_when_only_numbers_differ() -> None:
     base = Params(target="pair")
     free = {"kl_weight": 4.0, "noise_std": 0.3, "learning_rate": 0.1, "free_bits": 0.5, "kl_warmup": 0.5}
@@ -88,7 +100,15 @@ def test_a_linear_network_has_no_hidden_widths_to_differ_in() -> None:
 
 @pytest.mark.parametrize(
     ("target", "params"),
-    [(PAIR, {}), (PAIR, {"sample": "mean"}), (FILE, {}), (FILE, {"train_size": 6, "likelihood": "mse"})],
+    [
+        (PAIR, {}),
+        (PAIR, {"sample": "mean"}),
+        (PAIR, {"likelihood": "gaussian_learned"}),
+        (FILE, {}),
+        (FILE, {"train_size": 6, "likelihood": "mse"}),
+        (GREY, {"likelihood": "bernoulli"}),
+        (GREY, {"likelihood": "bernoulli", "sample": "mean", "train_size": 30}),
+    ],
 )
 def test_what_is_reported_is_in_the_table(target: Mixture | Points, params: dict[str, object]) -> None:
     cell = SimpleNamespace(params=Params(target=target.name, steps=3, **params), target=target, seed=0)
@@ -99,8 +119,10 @@ def test_what_is_reported_is_in_the_table(target: Mixture | Points, params: dict
     assert set(outcome.metrics) <= allowed
     assert {f"{name}_se" for name in with_error & set(outcome.metrics)} <= set(outcome.metrics)
     assert set(outcome.labels) == set(LABELS)
-    assert np.isfinite([outcome.metrics[m] for m in ("objective", "coverage", "sharpness", "nll", "theta")]).all()
-    method = "density" if target is PAIR and not params else "knn"
+    assert np.isfinite([outcome.metrics[m] for m in ("objective", "coverage", "sharpness", "nll")]).all()
+    assert ("theta" in outcome.metrics) == (params.get("likelihood") != "bernoulli")
+    assert ("learned_noise_std" in outcome.metrics) == (params.get("likelihood") == "gaussian_learned")
+    method = "density" if target is PAIR and "sample" not in params else "knn"
     assert outcome.labels["coverage_method"] == method
     assert outcome.samples is not None and outcome.samples.shape == (300, target.dim)
     assert outcome.curve_steps is not None and outcome.curve_steps.tolist() == [0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from experiments.adam import decay
 from experiments.randomness import generators
 from experiments.targets import Mixture
 from experiments.vae import VAE, Params
-from experiments.vae.likelihood import training_loss
+from experiments.vae.data_term import LearnedNoise, data_term
+from experiments.vae.likelihood import of_name
 from experiments.vae.network import Layer, Stack, Widths, forward, initialise, jacobian
 from experiments.vae.train import Schedule, train
 
@@ -43,16 +45,23 @@ def _reference(
     likelihood: str,
     x: Tensor,
     noise: Tensor,
-) -> None:
-    """The textbook loop: ``x (steps, N, D)``, ``noise (steps, N, L)``."""
-    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()])
+) -> Tensor:
+    """The textbook loop: ``x (steps, N, D)``, ``noise (steps, N, L)``; returns the noise's standard deviation."""
+    log_std = torch.tensor(cell["noise_std"], dtype=F64).log().requires_grad_(likelihood == "gaussian_learned")
+    networks = [*encoder.parameters(), *decoder.parameters()]
+    optimiser = torch.optim.Adam([{"params": networks}, {"params": [log_std], "betas": (0.9, 0.99)}])
     for step, (points, epsilon) in enumerate(zip(x, noise, strict=True)):
-        optimiser.param_groups[0]["lr"] = cell["learning_rate"] * decay(step / len(x))
+        for group in optimiser.param_groups:
+            group["lr"] = cell["learning_rate"] * decay(step / len(x))
         mu, log_var = encoder(points).chunk(2, dim=1)
         decoded = decoder(mu + torch.exp(log_var / 2) * epsilon)
-        data_term = ((points - decoded) ** 2).sum(dim=1).mean()
-        if likelihood == "gaussian":
-            normal = torch.distributions.Normal(decoded, cell["noise_std"])
+        if likelihood == "mse":
+            data_term = ((points - decoded) ** 2).sum(dim=1).mean()
+        elif likelihood == "bernoulli":
+            pixels = torch.distributions.Bernoulli(logits=decoded)
+            data_term = -pixels.log_prob(points).sum(dim=1).mean()
+        else:
+            normal = torch.distributions.Normal(decoded, log_std.exp())
             data_term = -normal.log_prob(points).sum(dim=1).mean()
         posterior = torch.distributions.Normal(mu, torch.exp(log_var / 2))
         kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean(dim=0)
@@ -63,9 +72,10 @@ def _reference(
         optimiser.zero_grad()
         (data_term + cell["kl_weight"] * ramp * kl.sum()).backward()
         optimiser.step()
+    return log_std.detach().exp()
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "mse"])
+@pytest.mark.parametrize("likelihood", get_args(Params.model_fields["likelihood"].annotation))
 @pytest.mark.parametrize("hidden", [(), (9,), (16, 12)])
 def test_training_equals_a_loop_of_modules_with_the_same_weights_and_noise(
     likelihood: str, hidden: tuple[int, ...]
@@ -82,21 +92,27 @@ def test_training_equals_a_loop_of_modules_with_the_same_weights_and_noise(
     rng = torch.Generator().manual_seed(1)
     x = torch.randn(len(cells), dim, steps, samples, generator=rng, dtype=F64)
     noise = torch.randn(len(cells), latent, steps, samples, generator=rng, dtype=F64)
+    if likelihood == "bernoulli":
+        x = (x > 0).to(F64)
 
     def column(name: str) -> Tensor:
         return torch.tensor([cell[name] for cell in cells], dtype=F64)
 
     schedule = Schedule(column("learning_rate"), column("kl_weight"), column("kl_warmup"), column("free_bits"))
-    term = training_loss(likelihood, column("noise_std"), dim)
+    term = data_term(likelihood, column("noise_std"), dim)
     # In two chunks, as the draws come.
     train(model, widths, schedule, term, x.split(7, 2), noise.split(7, 2), steps=steps, batch_size=samples)
 
     for k, (encoder, decoder) in enumerate(references):
-        _reference(encoder, decoder, cells[k], likelihood, x[k].permute(1, 2, 0), noise[k].permute(1, 2, 0))
+        points, epsilon = x[k].permute(1, 2, 0), noise[k].permute(1, 2, 0)
+        noise_std = _reference(encoder, decoder, cells[k], likelihood, points, epsilon)
         expected = [*encoder.parameters(), *decoder.parameters()]
         mine = [part for layer in model.every_layer for part in (layer.weight[k], layer.bias[k, :, 0])]
         for one, other in zip(mine, expected, strict=True):
             torch.testing.assert_close(one, other.detach(), rtol=1e-10, atol=1e-10)
+        if isinstance(term, LearnedNoise):
+            assert abs(noise_std.item() / cells[k]["noise_std"] - 1) > 0.005
+            torch.testing.assert_close(term.log_std[k].exp(), noise_std, rtol=1e-10, atol=0)
 
 
 def test_the_trace_is_of_the_minibatches_before_each_step() -> None:
@@ -106,13 +122,28 @@ def test_the_trace_is_of_the_minibatches_before_each_step() -> None:
     x, noise = torch.randn(2, 2, 1, 30, dtype=F64), torch.randn(2, 1, 1, 30, dtype=F64)
     ones = torch.ones(2, dtype=F64)
     schedule = Schedule(0.1 * ones, ones, 0 * ones, 0 * ones)
-    trace = train(model, widths, schedule, training_loss("mse", ones, 2), [x], [noise], steps=1, batch_size=30)
+    trace = train(model, widths, schedule, data_term("mse", ones, 2), [x], [noise], steps=1, batch_size=30)
     points = x[1, :, 0].T
     mu, log_var = encoder(points).detach().chunk(2, dim=1)
     square = (decoder(mu + (0.5 * log_var).exp() * noise[1, :, 0].T) - points).square().sum(dim=1).mean()
-    torch.testing.assert_close(trace.squared_error[0, 1], square.detach())
+    torch.testing.assert_close(trace.error[0, 1], square.detach())
     kl = 0.5 * (mu**2 + log_var.exp() - 1 - log_var).mean(dim=0)
     torch.testing.assert_close(trace.kl[0, 1], kl)
+
+
+@pytest.mark.parametrize("likelihood", get_args(Params.model_fields["likelihood"].annotation))
+def test_a_data_term_is_minus_the_log_density_of_what_the_decoder_generates(likelihood: str) -> None:
+    rng = torch.Generator().manual_seed(2)
+    decoded, noise_std = torch.randn(3, 4, 32, generator=rng, dtype=F64), torch.tensor([0.2, 1.0, 3.0], dtype=F64)
+    scattered = of_name(likelihood, noise_std)
+    x = scattered.sample(decoded, generators(range(3), "data"))
+    term, points = data_term(likelihood, noise_std, 4), 20
+    slope = term.slope(decoded, x, torch.zeros(32, dtype=F64).index_fill(0, torch.arange(points), 1 / points), points)
+    loss = term.loss((slope.error / points).unsqueeze(0))[0]
+    expected = -scattered.log_prob(decoded, x)[:, :points].mean(1)
+    if likelihood == "mse":
+        expected = (decoded - x)[..., :points].square().sum(1).mean(1)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_initial_weights_are_those_of_torch_linear() -> None:

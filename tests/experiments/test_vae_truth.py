@@ -16,6 +16,7 @@ from experiments.targets import Mixture, Points
 from experiments.vae import VAE, Params
 from experiments.vae.bound import Posterior, bound_metrics
 from experiments.vae.data import Views, coordinates
+from experiments.vae.likelihood import Gaussian
 from experiments.vae.network import Layer
 
 
@@ -146,6 +147,122 @@ def test_the_mse_form_is_a_gaussian_vae_of_the_same_theta() -> None:
     assert article.metrics["objective"] == pytest.approx(squared, rel=1e-9)
 
 
+def _learned_noise(variances: np.ndarray, kl_weight: float, latent_dim: int) -> tuple[float, int]:
+    """Where the squared error of a dimension is s^2 with the units that are active at that s, and how many these are.
+
+    k active units leave k beta s^2 + (what the others hold) = D s^2; of the solutions that do not contradict
+    themselves, the one of least loss.
+    """
+    v, dim = np.sort(variances)[::-1], len(variances)
+    found = []
+    for k in range(min(latent_dim, dim) + 1):
+        if k * kl_weight >= dim:
+            break
+        s2 = v[k:].sum() / (dim - k * kl_weight)
+        if (v[:k] > kl_weight * s2).all():
+            filled = WaterFilling(v, s2, kl_weight, k)
+            found.append((filled.expected()["objective"], s2, k))
+    _, s2, k = min(found)
+    return s2, k
+
+
+def test_the_closed_form_of_learned_noise_is_pca_s_and_is_least() -> None:
+    variances = np.array([4.0, 2.0, 1.0, 0.5, 0.25])
+    s2, active = _learned_noise(variances, 1.0, 2)
+    assert (s2, active) == (pytest.approx(1.75 / 3), 2)  # the mean of what is left out (Tipping and Bishop 1999)
+    rng = np.random.default_rng(11)
+    for _ in range(20):
+        v, beta, latent = rng.gamma(1.0, size=6), float(rng.uniform(0.3, 2.5)), int(rng.integers(1, 4))
+        s2, _ = _learned_noise(v, beta, latent)
+        at = [WaterFilling(v, s2 * factor, beta, latent).expected()["objective"] for factor in (0.98, 1.0, 1.02)]
+        assert at[1] < min(at[0], at[2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_linear_vaes_learn_the_noise_that_pca_leaves(seed: int) -> None:
+    rng = np.random.default_rng(300 + seed)
+    variances = np.exp(rng.uniform(-1.5, 1.5, size=5))
+    target = _gaussian(variances, rng)
+    cells = [
+        _cell(
+            target,
+            seed=seed,
+            likelihood="gaussian_learned",
+            encoder="linear",
+            decoder="linear",
+            latent_dim=3,
+            kl_weight=beta,
+            noise_std=start,
+            learning_rate=0.02,
+            steps=3000,
+        )
+        for beta, start in ((1.0, 0.1), (1.0, 1.5), (0.5, 0.5), (1.4, 0.3))
+    ]
+    for cell, outcome in zip(cells, _run(*cells), strict=True):
+        beta = cell.params.kl_weight
+        s2, _ = _learned_noise(variances, beta, 3)
+        expected = WaterFilling(variances, s2, beta, 3).expected()
+        m = outcome.metrics
+        # Minibatches of 128 points of 5 dimensions move it by a percent.
+        assert m["learned_noise_std"] == pytest.approx(s2**0.5, rel=0.02)
+        assert m["theta"] == pytest.approx(beta * m["learned_noise_std"] ** 2)
+        for name in ("reconstruction_mse", "objective", "rate", "distortion", "nll"):
+            assert m[name] == pytest.approx(expected[name], abs=4 * m[f"{name}_se"] + 0.02), name
+        assert outcome.curves["loss"][-1] == pytest.approx(expected["objective"], abs=0.5)
+
+
+def _pictures(rng: np.random.Generator, count: int) -> Points:
+    """Two glyphs of 12 pixels, in the ratio 3 to 1, each pixel flipped with probability 0.1."""
+    glyphs = np.array([[1, 1, 1, 0, 0, 0] * 2, [0, 0, 1, 1, 0, 1] * 2])
+    chosen = glyphs[(rng.uniform(size=count) < 0.25).astype(int)]
+    values = np.abs(chosen - (rng.uniform(size=chosen.shape) < 0.1)).astype(float)
+    return Points("glyphs", values, tuple(f"p{j}" for j in range(12)))
+
+
+def test_pixels_that_the_latents_tell_nothing_of_cost_their_own_entropies() -> None:
+    target = _pictures(np.random.default_rng(1), 4000)
+    (outcome,) = _run(_cell(target, likelihood="bernoulli", kl_weight=50.0, hidden=(16,), learning_rate=0.02))
+    p, m = target.values.mean(axis=0), outcome.metrics
+    entropy = stats.bernoulli(p).entropy().sum()
+    assert m["active_units"] == 0 and m["rate"] == pytest.approx(0.0, abs=0.01)
+    for name in ("nll", "distortion", "objective"):
+        assert m[name] == pytest.approx(entropy, abs=4 * m[f"{name}_se"] + 0.01)
+    assert m["reconstruction_mse"] == pytest.approx((p * (1 - p)).sum(), abs=4 * m["reconstruction_mse_se"] + 0.01)
+    assert outcome.curves["distortion"][-1] == pytest.approx(entropy, abs=0.8)
+
+
+def test_pixels_are_learned_to_nearly_their_entropy() -> None:
+    rng = np.random.default_rng(2)
+    target = _pictures(rng, 6000)
+    flips, glyphs = stats.bernoulli(0.1), np.array([[1, 1, 1, 0, 0, 0] * 2, [0, 0, 1, 1, 0, 1] * 2])
+    flipped = target.values[:, None] != glyphs
+    log_p = np.log(np.exp(flips.logpmf(flipped).sum(axis=2)) @ np.array([0.75, 0.25]))
+    cells = [
+        _cell(target, likelihood="bernoulli", latent_dim=2, hidden=(32, 32), learning_rate=0.005, sample=sample)
+        for sample in ("noisy", "mean")
+    ]
+    noisy, mean = _run(cells[0])[0], _run(cells[1])[0]
+    gap = noisy.metrics["nll"] + log_p.mean()
+    assert -4 * noisy.metrics["nll_se"] < gap < 0.15
+    assert noisy.metrics["nll"] <= -noisy.metrics["elbo"] + 4 * noisy.metrics["bound_gap_se"]
+    assert set(np.unique(noisy.samples)) == {0.0, 1.0}
+    assert mean.samples is not None and ((mean.samples > 0) & (mean.samples < 1)).all()
+    p = target.values.mean(axis=0)
+    for outcome in (noisy, mean):
+        assert outcome.samples is not None
+        assert outcome.samples.mean(axis=0) == pytest.approx(p, abs=5 * (0.25 / 300) ** 0.5)
+
+
+def test_grey_pixels_are_drawn_as_0_or_1() -> None:
+    """A grey value of g is 1 with probability g: with nothing in the latents, its entropy is that of its mean."""
+    grey = Points("grey", np.tile([[0.5, 0.1, 1.0, 0.0]], (400, 1)), ("a", "b", "c", "d"))
+    (outcome,) = _run(_cell(grey, likelihood="bernoulli", kl_weight=50.0, hidden=(8,), learning_rate=0.02, steps=3000))
+    m = outcome.metrics
+    entropy = stats.bernoulli([0.5, 0.1]).entropy().sum()
+    assert m["nll"] == pytest.approx(entropy, abs=4 * m["nll_se"] + 0.03)
+    assert m["reconstruction_mse"] == pytest.approx(0.25 + 0.09, abs=4 * m["reconstruction_mse_se"] + 0.01)
+
+
 def test_free_bits_keep_a_unit_that_would_collapse() -> None:
     target = _gaussian(np.array([1.0, 0.2]), np.random.default_rng(7))
     linear = {
@@ -168,7 +285,10 @@ def test_the_objective_s_error_is_of_the_dimensions_above_their_free_bits() -> N
     x, mean = (torch.as_tensor(rng.normal(size=(1, rows, 400))).expand(3, -1, -1) for rows in (1, 2))
     posterior = Posterior(mean * torch.tensor([[[2.0], [0.2]]]), torch.ones_like(mean))
     decoder = [Layer(x.new_zeros(3, 1, 2), x.new_zeros(3, 1, 1))]
-    found = bound_metrics(Views.of(cells), decoder, x, posterior, x[:, 0], 400, generators([0, 0, 0], "evaluation"))
+    found = bound_metrics(
+        *(Views.of(cells), decoder, Gaussian(torch.ones(3, dtype=x.dtype)), x, posterior, x[:, 0], 400),
+        generators([0, 0, 0], "evaluation"),
+    )
     kl = 0.5 * posterior.mean[0].square().numpy()
     distortion = -stats.norm.logpdf(x[0, 0].numpy())
     for metrics, paid in zip(found, (kl[0] + kl[1], kl[0] + 0.5, 2 * 50.0), strict=True):
