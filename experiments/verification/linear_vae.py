@@ -31,6 +31,7 @@ def rows() -> Iterator[Row]:
     yield from _evidence()
     yield from _water_filling()
     yield from _squared_error()
+    yield from _learned_noise()
 
 
 @cache
@@ -119,6 +120,31 @@ def _squared_error() -> Iterator[Row]:
                 f"linear vae/squared error, weight {weight:g} {name}",
                 "fit",
                 "reverse water-filling at w / 2",
+                float(value),
+                lambda *os, n=name: average(os, n),
+                tolerance,
+                asked,
+                slow=True,
+            )
+
+
+def _learned_noise() -> Iterator[Row]:
+    """Where D s^2 is the squared error: k active units leave k beta s^2 of it, and the others what they would hold."""
+    for beta, latent in ((1.0, 2), (0.5, 3)):
+        noise = sum(SPECTRUM[latent:]) / (len(SPECTRUM) - latent * beta)
+        rate = 0.5 * np.log(np.array(SPECTRUM[:latent]) / (beta * noise)).sum()
+        # A batch as large as leaves the noise steady.
+        asked = _linear(beta, likelihood="gaussian_learned", noise_std=0.5, latent_dim=latent, batch_size=512)
+        for name, value, tolerance in (
+            ("learned_noise_std", noise**0.5, LEFT / 2),
+            ("theta", beta * noise, LEFT),
+            ("rate", rate, LEFT),
+            ("active_units", latent, 0.0),
+        ):
+            yield Row(
+                f"linear vae/learned noise, beta {beta:g} {name}",
+                "fit",
+                "sum of the inactive variances / (D - k beta)",
                 float(value),
                 lambda *os, n=name: average(os, n),
                 tolerance,
