@@ -29,6 +29,10 @@ class Catalogue:
         """The shipped target of that name; KeyError if there is none."""
         return named.target(name)
 
+    def brief(self, name: str) -> named.Brief:
+        """What a list says of that target; KeyError if there is none."""
+        return named.brief(name)
+
     def define(self, name: str, definition: Mapping[str, Any], folder: Path) -> Target:
         """The target that a sweep file defines, its paths relative to ``folder``; ValueError if it cannot."""
         if name in self.target_names:

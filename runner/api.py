@@ -164,9 +164,9 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of what ``modesweep list`` shows."""
     experiments = CATALOGUE.experiments.values()
     if kind == "targets":
-        targets = [CATALOGUE.target(name) for name in CATALOGUE.target_names]
+        targets = [CATALOGUE.brief(name) for name in CATALOGUE.target_names]
         return ("target", "dim", "modes", "unit", "about"), [
-            (t.name, str(t.dim), str(getattr(t, "modes", "?")), t.unit, t.about) for t in targets
+            (t.name, str(t.dim), "?" if t.modes is None else str(t.modes), t.unit, t.about) for t in targets
         ]
     if kind == "sweeps":
         sweeps = [(name, load_sweep(path)) for name, path in CATALOGUE.sweeps.items()]
@@ -194,9 +194,9 @@ def listing(kind: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         ]
         told = 3 if any(meaning for _, _, meaning in rows) else 2
         return (name, "in", "meaning")[:told], [row[:told] for row in rows]
-    points = [t for t in map(CATALOGUE.target, CATALOGUE.target_names) if not hasattr(t, "modes")]
+    data = [t for t in map(CATALOGUE.brief, CATALOGUE.target_names) if t.points is not None]
     return ("data", "dim", "points", "unit", "about"), [
-        (t.name, str(t.dim), str(len(t.values)), t.unit, t.about) for t in points
+        (t.name, str(t.dim), str(t.points), t.unit, t.about) for t in data
     ]
 
 
@@ -208,7 +208,8 @@ def references(target: str | None) -> list[tuple[str, Mapping[str, float]]]:
     """
     found = CATALOGUE.target(target) if target in CATALOGUE.target_names else None
     if not isinstance(found, Mixture):
-        mixtures = [name for name in CATALOGUE.target_names if isinstance(CATALOGUE.target(name), Mixture)]
+        densities = [name for name in CATALOGUE.target_names if CATALOGUE.brief(name).modes is not None]
+        mixtures = [name for name in densities if isinstance(CATALOGUE.target(name), Mixture)]
         why = "references are fits of one target: choose it by --target NAME."
         if found is not None:
             why = f"'{target}' is no mixture, and references leave out or widen a mixture's components."

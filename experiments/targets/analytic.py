@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -69,6 +69,8 @@ class Analytic:
     factor: np.ndarray | None = field(default=None, kw_only=True)
     unit: str = ""
     about: str = ""
+
+    image: ClassVar[None] = None
 
     @property
     def dim(self) -> int:

@@ -39,6 +39,7 @@ class Mixture:
     about: str = ""
 
     log_z: ClassVar[float] = 0.0
+    image: ClassVar[None] = None
 
     @property
     def dim(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -20,6 +20,18 @@ from experiments.targets.planar import Rings, TwoMoons, TwoRings
 from experiments.targets.point_file import read_points
 
 DATA = Path(__file__).parent.parent / "data"
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a list says of a target: ``modes`` of a density, ``points`` of data."""
+
+    name: str
+    dim: int
+    modes: int | None
+    points: int | None
+    unit: str
+    about: str
 
 
 def _mixture(
@@ -185,6 +197,27 @@ _LATER: Mapping[str, Callable[[], Mixture | Analytic]] = {
 
 _FAITHFUL = "of Old Faithful, 272 of them, bimodal and real (Azzalini & Bowman 1990; Haerdle 1991)"
 
+_DIGITS = Brief(
+    "digits",
+    dim=64,
+    modes=None,
+    points=1797,
+    unit="",
+    about="1,797 handwritten digits, images of 8 x 8 pixels from 0 to 1 (Alpaydin & Kaynak 1998, UCI, the test set)",
+)
+
+
+def _digits(name: str) -> Points:
+    """UCI's "Optical Recognition of Handwritten Digits", its test set as scikit-learn has it: 17 greys, here k / 16.
+
+    Three pixels at the edge are 0 in every image.
+    """
+    from sklearn.datasets import load_digits  # importing it takes over a second
+
+    columns = tuple(f"pixel_{row}_{column}" for row in range(8) for column in range(8))
+    return Points(name, load_digits().data / 16, columns, about=_DIGITS.about, image=(8, 8))
+
+
 _POINTS: Mapping[str, Callable[[str], Points]] = {
     "faithful": partial(
         read_points,
@@ -199,7 +232,11 @@ _POINTS: Mapping[str, Callable[[str], Points]] = {
         unit="minutes",
         about=f"eruptions {_FAITHFUL}",
     ),
+    _DIGITS.name: _digits,
 }
+
+_TOLD = {_DIGITS.name: _DIGITS}
+"""What takes long to load, for lists."""
 
 NAMES = (*_MIXTURES, *_LATER, *_POINTS)
 
@@ -210,3 +247,13 @@ def target(name: str) -> Target:
     if name in _POINTS:
         return _POINTS[name](name)
     return replace(_MIXTURES[name] if name in _MIXTURES else _LATER[name](), name=name)
+
+
+def brief(name: str) -> Brief:
+    """What a list says of the shipped target of that name, without loading what takes long; KeyError if none."""
+    if name in _TOLD:
+        return _TOLD[name]
+    found = target(name)
+    if isinstance(found, Points):
+        return Brief(name, found.dim, None, len(found.values), found.unit, found.about)
+    return Brief(name, found.dim, found.modes, None, found.unit, found.about)

@@ -1,4 +1,4 @@
-"""Points from a file: a target of which only samples are known."""
+"""Points, read or shipped: a target of which only samples are known."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class Points:
         name: what the sweep file calls it.
         values: ``(n, D)``, finite.
         columns: the D names that the file gives them.
+        image: rows and columns of pixels, where a point is an image: all its coordinates are then in one unit, and
+            distances are between the points as they are. The pixels of a row stand together.
     """
 
     name: str
@@ -24,6 +26,7 @@ class Points:
     columns: tuple[str, ...]
     unit: str = ""
     about: str = ""
+    image: tuple[int, int] | None = None
 
     @property
     def dim(self) -> int:
