@@ -14,7 +14,7 @@ from experiments.experiment import Cell
 from experiments.kl_fit.families import family, frame_shape
 from experiments.kl_fit.fits import Fits, Flows, Mixtures
 from experiments.kl_fit.start import Frame
-from experiments.metrics.neighbours import MOST_POINTS, precision_recall, standard_error
+from experiments.metrics.neighbours import MOST_POINTS, comparable, precision_recall, standard_error
 from experiments.stacked_mixture import StackedMixture
 
 KEPT_SAMPLES = 200
@@ -44,7 +44,6 @@ def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
     if not finished:
         return judgement
     points = cell.target.values
-    frame = Frame.of(cell.target, "diagonal")
     (generator,) = randomness.generators([cell.seed], "evaluation")
     losses = _losses(q, points)
     n = min(len(points), MOST_POINTS)
@@ -52,8 +51,7 @@ def by_neighbours(cell: Cell, q: Fits, finished: bool) -> Judgement:
     if n < len(points):
         reference = points[torch.randperm(len(points), generator=generator)[:n].numpy()]
     samples = _samples(q, max(n, KEPT_SAMPLES, DRAWS_OF_MOMENTS if isinstance(q, Flows) else 0), generator)
-    # Columns in seconds and in metres must weigh alike: distances are taken between standardised points.
-    precision, recall = precision_recall(frame.points(reference), frame.points(samples[:n]))
+    precision, recall = precision_recall(comparable(cell.target, reference), comparable(cell.target, samples[:n]))
     cross_entropy = float(losses.mean())
     error = float(losses.std() / math.sqrt(len(points)))
     metrics = {

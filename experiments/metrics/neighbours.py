@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from experiments.targets import Target
+
 NEIGHBOURS = 5
 MOST_POINTS = 2000  # of either sample
 
@@ -19,6 +21,18 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray, k: int = NEIGHB
     contains itself.
     """
     return _share_inside(samples, reference, k), _share_inside(reference, samples, k)
+
+
+def comparable(target: Target, x: np.ndarray) -> np.ndarray:
+    """Points ``(n, D)`` in the target's own units, as they are between which distances are taken.
+
+    Columns in seconds and in metres must weigh alike: they are standardised. Pixels are in one unit already, and
+    standardised ones would weigh most where ink is rarest: an image stays as it is.
+    """
+    if target.image is not None:
+        return x
+    scale = np.sqrt(np.diag(target.covariance))
+    return np.asarray((x - target.mean) / np.where(scale > 0, scale, 1.0))
 
 
 def standard_error(share: float, n: int) -> float:

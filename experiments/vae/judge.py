@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from experiments.metrics.density import Evaluation, Measure, evaluate
-from experiments.metrics.neighbours import precision_recall, standard_error
+from experiments.metrics.neighbours import comparable, precision_recall, standard_error
 from experiments.randomness import normal
 from experiments.stacked_analytic import stack
-from experiments.targets import Mixture, Points
+from experiments.targets import Points, Target
 from experiments.vae.bound import Posterior, bound_metrics
-from experiments.vae.data import Views, coordinates, split
+from experiments.vae.data import Views, split
 from experiments.vae.evidence import Guess, log_evidence
 from experiments.vae.likelihood import Bernoulli, Likelihood, binarised
 from experiments.vae.network import Layer, forward, padded_columns
@@ -122,14 +122,13 @@ def _judgement(
         modes = {n: v for n, v in evaluation.modes.items() if noisy or n in MODES_WITHOUT_DENSITY}
     if "coverage" not in metrics:
         labels["coverage_method"] = "knn"
-        metrics |= _by_neighbours(target, x, generated)
+        metrics |= _by_neighbours(cell.target, *(own.shift + own.scale * points for points in (x, generated)))
     return Judgement(metrics, own.shift + own.scale * generated[:KEPT_SAMPLES], labels, modes)
 
 
-def _by_neighbours(target: Mixture | Points, x: np.ndarray, generated: np.ndarray) -> dict[str, float]:
-    """Distances are taken between standardised points: columns in seconds and in metres weigh alike."""
-    to = coordinates(target, standardise=True)
-    reference, samples = ((values - to.shift) / to.scale for values in (x, generated[: len(x)]))
+def _by_neighbours(target: Target, x: np.ndarray, generated: np.ndarray) -> dict[str, float]:
+    """Of points and draws ``(N, D)`` in the target's own units."""
+    reference, samples = (comparable(target, points) for points in (x, generated[: len(x)]))
     precision, recall = precision_recall(reference, samples)
     return {
         "coverage": recall,

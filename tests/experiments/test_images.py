@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import cdist
 
+from experiments.experiment import Experiment, Outcome
+from experiments.kl_fit import KL_FIT
 from experiments.targets import Points, named
+from experiments.vae import VAE
+
+RARE = np.array([1.0, 1.0, 1.0, 0.01])  # how much ink each of four pixels sees
+
+
+def pixels(n: int = 120) -> Points:
+    """Images of 2 x 2 pixels, one of which is nearly always empty."""
+    values = np.random.default_rng(4).random((n, 4)) ** 2 * RARE
+    return Points("pixels", values, ("a", "b", "c", "d"), image=(2, 2))
 
 
 def digits() -> Points:
     found = named.target("digits")
     assert isinstance(found, Points)
     return found
+
+
+def run(experiment: Experiment, target: Points, seed: int = 0, **params: object) -> Outcome:
+    made = experiment.params(target=target.name, **params)
+    experiment.check(made, target)
+    (outcome,) = experiment.run_batch([SimpleNamespace(params=made, target=target, seed=seed)], "cpu")
+    assert outcome.status == "ok", outcome.error
+    return outcome
+
+
+def recall(points: np.ndarray, samples: np.ndarray) -> float:
+    """Share of points that lie within some sample's distance to its fifth neighbour, by all distances."""
+    reach = np.sort(cdist(samples, samples), axis=1)[:, 5]
+    return float((cdist(points, samples) <= reach).any(axis=1).mean())
 
 
 def test_the_digits_are_scikit_learns() -> None:
@@ -54,3 +82,35 @@ def test_nothing_waits_for_digits_that_are_not_asked_for(what: list[str], tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_an_image_is_the_same_target_as_its_numbers() -> None:
+    assert pixels().digest == replace(pixels(), image=None).digest
+
+
+def test_distances_between_images_are_between_pixels_as_they_are() -> None:
+    """Of a fit of one width, standardising would put nearly all distance into the pixel that is nearly always empty."""
+    image = pixels()
+    table = replace(image, image=None)
+    scale = image.values.std(axis=0)
+    fits = {of: run(KL_FIT, of, divergence="forward_kl", family="gaussian_isotropic") for of in (image, table)}
+    samples = fits[image].samples
+    assert samples is not None and np.array_equal(samples, fits[table].samples)
+    for of, unit in ((image, 1.0), (table, scale)):
+        x, q = image.values / unit, samples[: len(image.values)] / unit
+        found = fits[of].metrics
+        assert (found["coverage"], found["sharpness"]) == (recall(x, q), recall(q, x))
+    assert fits[image].metrics["coverage"] != fits[table].metrics["coverage"]
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_vae_is_scored_by_pixels_whatever_it_was_trained_in(standardise: bool) -> None:
+    image = pixels()
+    params = {"standardise": standardise, "steps": 100, "hidden": (16,), "noise_std": 0.3}
+    outcome = run(VAE, image, **params)
+    assert outcome.samples is not None
+    x, q = image.values, outcome.samples[: len(image.values)]
+    found = outcome.metrics["coverage"], outcome.metrics["sharpness"]
+    assert found == (recall(x, q), recall(q, x))
+    table = run(VAE, replace(image, image=None), **params)
+    assert found != (table.metrics["coverage"], table.metrics["sharpness"])
