@@ -221,14 +221,28 @@ def _check_points(params: Params, target: Points, is_mode: bool) -> None:
         )
     deviations = np.sqrt(np.diag(target.covariance))
     constant = [c for c, sd in zip(target.columns, deviations, strict=True) if not sd > 0]
+    if params.family == "gaussian_isotropic" and len(constant) < target.dim:
+        return  # one width for all coordinates
     if constant:
-        raise ValueError(f"target {target.name!r}: column {constant[0]!r} is constant, so a fit would have no width")
+        raise ValueError(
+            f"target {target.name!r}: {_some(constant)} no spread, so a fit of family {params.family} would get ever"
+            " narrower there, and its likelihood has no bound. Use family gaussian_isotropic, or experiment vae"
+        )
     correlation = target.covariance / np.outer(deviations, deviations)
-    if params.family not in ("gaussian_isotropic", "gaussian_diagonal") and np.linalg.eigvalsh(correlation)[0] < 1e-10:
+    if params.family != "gaussian_diagonal" and np.linalg.eigvalsh(correlation)[0] < 1e-10:
         raise ValueError(
             f"target {target.name!r}: its columns are linearly dependent, so a full covariance would be singular."
             " Use family gaussian_diagonal, or fewer columns"
         )
+
+
+def _some(columns: Sequence[str]) -> str:
+    """``x has``, ``x and y have``, or ``x, y, z and 4 more have``."""
+    if len(columns) == 1:
+        return f"{columns[0]} has"
+    most = 3
+    last = columns[-1] if len(columns) <= most else f"{len(columns) - most} more"
+    return f"{', '.join(columns[: min(most, len(columns) - 1)])} and {last} have"
 
 
 def batch_key(params: Params, target: Target) -> Hashable:

@@ -84,9 +84,11 @@ def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
     finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
     judged: list[Judgement] = []
     size = _judged_size(cells[0], device)
-    for start in range(0, len(stacked), size):
+    # Neighbours are searched for one fit after the other: padding would only take their time.
+    wanted = cells if isinstance(cells[0].target, Points) else stacked
+    for start in range(0, len(wanted), size):
         block = slice(start, start + size)
-        judged += judge(stacked[block], found[block], finished[block], device)
+        judged += judge(wanted[block], found[block], finished[block], device)
     away = _distances(cells, found, finished)
     return [
         _outcome(k, cell, fitted, found, judged[k], away[k]) if finished[k] else _diverged(k, cell, fitted, judged[k])

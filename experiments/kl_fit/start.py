@@ -96,7 +96,7 @@ def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[
     elif kind in ("narrow", "random"):
         if kind == "random":
             normal = torch.randn(target.dim, generator=generator, dtype=torch.float64).numpy()
-            mean = mean + np.linalg.cholesky(covariance) @ normal
+            mean = mean + _root(covariance) @ normal
         covariance = narrowest(target)
     if kind != "wide" and isinstance(target, Mixture) and target.df is not None and params.family == "student_t":
         # The component's matrix is of its scale: so is the fit's, whose covariance is larger.
@@ -104,6 +104,15 @@ def initial(target: Target, params: Start, generator: torch.Generator) -> tuple[
     if params.init_loc is not None:
         mean = np.full(target.dim, params.init_loc)
     return mean, covariance * params.init_scale**2
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """R with ``R R^T`` the covariance: its Cholesky factor or, if that is singular, its symmetric root."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def narrowest(target: Target) -> np.ndarray:

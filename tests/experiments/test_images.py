@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -114,3 +115,59 @@ def test_a_vae_is_scored_by_pixels_whatever_it_was_trained_in(standardise: bool)
     assert found == (recall(x, q), recall(q, x))
     table = run(VAE, replace(image, image=None), **params)
     assert found != (table.metrics["coverage"], table.metrics["sharpness"])
+
+
+@pytest.mark.parametrize("family", ["gaussian_diagonal", "gaussian_full", "student_t", "gaussian_mixture", "flow"])
+def test_what_would_narrow_for_ever_on_constant_pixels_is_refused(family: str) -> None:
+    params = KL_FIT.params(target="digits", divergence="forward_kl", family=family)
+    with pytest.raises(ValueError) as refused:
+        KL_FIT.check(params, digits())
+    for word in ("pixel_0_0, pixel_4_0 and pixel_4_7", family, "no bound", "gaussian_isotropic", "vae"):
+        assert word in str(refused.value)
+
+
+def test_a_refusal_names_few_columns() -> None:
+    values = np.random.default_rng(0).random((20, 9)) * ([0] * 8 + [1])
+    params = KL_FIT.params(target="empty", divergence="forward_kl", family="gaussian_diagonal")
+    for constant, said in ((1, "c0 has no"), (2, "c0 and c1 have no"), (8, "c0, c1, c2 and 5 more have no")):
+        kept = slice(8 - constant, None)
+        names = tuple(f"c{k}" for k in range(constant + 1))
+        with pytest.raises(ValueError, match=said):
+            KL_FIT.check(params, Points("empty", values[:, kept], names))
+
+
+@pytest.mark.parametrize("init", ["wide", "random"])
+def test_one_width_for_all_pixels_can_be_fitted(init: str) -> None:
+    """Its optimum has the mean image, and the mean of the pixels' variances."""
+    outcome = run(KL_FIT, digits(), divergence="forward_kl", family="gaussian_isotropic", init=init, steps=400)
+    variance = np.mean(np.var(digits().values, axis=0))
+    best = 32 * math.log(2 * math.pi * math.e * variance)
+    assert outcome.metrics["optimum_value"] == pytest.approx(best, abs=1e-8)
+    assert 0 <= outcome.metrics["optimum_gap"] < 0.01
+    assert outcome.metrics["cross_entropy"] == pytest.approx(best + outcome.metrics["optimum_gap"], abs=1e-6)
+    assert outcome.metrics["sharpness"] < 0.01  # noise of all directions is no digit
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_vae_learns_digits(standardise: bool) -> None:
+    """It reconstructs held-out digits better than the mean image does, and its draws lie among them."""
+    outcome = run(
+        VAE,
+        digits(),
+        standardise=standardise,
+        noise_std=0.5 if standardise else 0.2,
+        latent_dim=8,
+        hidden=(64,),
+        steps=1500,
+        learning_rate=3e-3,
+        train_size=1400,
+        sample="mean",
+    )
+    found = outcome.metrics
+    assert outcome.labels == {"coverage_method": "knn", "test_points": "held_out"}
+    assert found["reconstruction_mse"] < 0.6 * np.var(digits().values, axis=0).sum()
+    assert found["active_units"] == 8
+    assert found["coverage"] > 0.3 and found["sharpness"] > 0.5
+    assert outcome.samples is not None
+    # A pixel without ink anywhere stays so.
+    assert abs(outcome.samples[:, [0, 32, 39]]).max() < 0.1
