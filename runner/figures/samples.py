@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 
-from runner.figures.study import QUESTION, View, telling_levels
+from runner.figures.pictures import Picture, choose, draws, held_at, noted, within_budget
+from runner.figures.study import View
 from runner.figures.style import FAINT, INK, PAPER, Block, Placed, colours, heading, legend, sheet, shorten, word
-from runner.store.reading import rows_of
 
-MOST_PANELS = 24
-MOST_LEVELS = 4
 BINS = 48
 COORDINATES = ("x0", "x1", "x2")  # a third one says that the target cannot be drawn
 CAPTION = (
@@ -27,29 +21,20 @@ CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One panel to be drawn: a target, a level of the most telling axis, and the cell that stands for it."""
-
-    target: str
-    level: Any
-    cell: Mapping[str, Any]
-
-
 def draw(folder: Path, views: Sequence[View]) -> Any | None:
     """A panel for each target of one or two dimensions and each telling level of the most telling axis."""
     if not (folder / "samples.parquet").exists():
         return None
-    chosen = {view.experiment: _pictures(view) for view in views}
+    chosen = {view.experiment: choose(view) for view in views}
     ids = [picture.cell["cell_id"] for pictures in chosen.values() for picture in pictures]
     fits = _draws(folder / "samples.parquet", "cell_id", ids)
     chosen = {name: [p for p in pictures if p.cell["cell_id"] in fits] for name, pictures in chosen.items()}
-    chosen = _within_budget({name: pictures for name, pictures in chosen.items() if pictures})
+    chosen = within_budget({name: pictures for name, pictures in chosen.items() if pictures})
     if not chosen:
         return None
     names = sorted({p.target for pictures in chosen.values() for p in pictures})
     targets = _draws(folder / "targets.parquet", "target", names)
-    labels = _coordinates(folder / "targets.parquet")
+    labels = noted(folder / "targets.parquet", "coordinates")
     shown = [view for view in views if view.experiment in chosen]
     figure, placed = sheet([_block(view, chosen[view.experiment]) for view in shown])
     for view, place in zip(shown, placed, strict=True):
@@ -66,65 +51,10 @@ def draw(folder: Path, views: Sequence[View]) -> Any | None:
     return figure
 
 
-def _pictures(view: View) -> list[Picture]:
-    """For each target, cells that differ in the most telling axis alone, at the lowest seed."""
-    main = view.axes[0] if view.axes else None
-    others = [axis.name for axis in view.axes[1:]]
-    cells = view.cells[view.cells["seed"] == view.cells["seed"].min()]
-    levels = telling_levels(view, MOST_LEVELS) if main else ()
-    pictures = []
-    for target in view.targets:
-        rows = cells[cells["target"] == target]
-        rows = _most_complete(rows, others)
-        if main is None:
-            pictures += [Picture(target, None, dict(rows.iloc[0]))] if len(rows) else []
-            continue
-        for level in levels:
-            same = rows[rows[main.name] == level]
-            pictures += [Picture(target, level, dict(same.iloc[0]))] if len(same) else []
-    return pictures
-
-
-def _most_complete(rows: pd.DataFrame, others: Sequence[str]) -> pd.DataFrame:
-    """The rows that share one combination of the other axes: the first of those with the most rows."""
-    if not others or rows.empty:
-        return rows
-    group = rows.groupby(list(others), sort=False, dropna=False)
-    return rows[group.ngroup() == group.size().to_numpy().argmax()]
-
-
 def _draws(path: Path, key: str, names: Sequence[str]) -> dict[str, np.ndarray]:
     """Name -> draws of shape (n, 1) or (n, 2); what has more dimensions, or no draws, is left out."""
-    if not path.exists() or not names:
-        return {}
-    table = rows_of(path, key, names, [key, *COORDINATES])
-    held = [name for name in table.column_names if name != key]
-    draws = {}
-    for name, rows in table.to_pandas().groupby(key, sort=False):
-        values = rows[held].to_numpy(float)
-        used = values[:, ~np.isnan(values).all(axis=0)]
-        if used.shape[1] in (1, 2):
-            draws[str(name)] = used[np.isfinite(used).all(axis=1)]
-    return {name: values for name, values in draws.items() if len(values)}
-
-
-def _coordinates(path: Path) -> dict[str, list[str]]:
-    """Target -> the names and units of its coordinates."""
-    if not path.exists():
-        return {}
-    held: dict[str, list[str]] = json.loads((pq.read_schema(path).metadata or {}).get(b"coordinates", b"{}"))
-    return held
-
-
-def _within_budget(chosen: dict[str, list[Picture]]) -> dict[str, list[Picture]]:
-    """Leave out the last target of the experiment with the most panels until all fit on a page."""
-    while sum(map(len, chosen.values())) > MOST_PANELS:
-        longest = max(chosen, key=lambda name: len(chosen[name]))
-        last = chosen[longest][-1].target
-        chosen = {**chosen, longest: [p for p in chosen[longest] if p.target != last]}
-        if not chosen[longest]:
-            del chosen[longest]
-    return chosen
+    found = draws(path, key, names, COORDINATES)
+    return {name: values for name, values in found.items() if values.shape[1] < len(COORDINATES)}
 
 
 def _block(view: View, pictures: Sequence[Picture]) -> Block:
@@ -182,8 +112,8 @@ def _outline(panel: Any, points: np.ndarray, bins: np.ndarray, **look: Any) -> N
 
 def _label(panel: Any, picture: Picture, frame: Frame, coordinates: Sequence[str] | None) -> None:
     """Name a panel; only the first panel of a target has its coordinates' names and the y axis's numbers."""
-    numbers = [f"{name} {picture.cell[name]:.2f}" for name in QUESTION if name in picture.cell]
-    panel.set_title(shorten(picture.target, 28) + "\n" + "  ".join(numbers), loc="left", pad=3, fontsize=7.5)
+    title = f"{shorten(picture.target, 28)}\n{'  '.join(picture.numbers)}"
+    panel.set_title(title, loc="left", pad=3, fontsize=7.5)
     panel.locator_params(axis="x", nbins=4)
     panel.tick_params(labelsize=7, labelleft=coordinates is not None)
     if len(frame) == 1:
@@ -200,11 +130,8 @@ def _explain(figure: Any, place: Placed, view: View, pictures: Sequence[Picture]
     levels = dict.fromkeys(picture.level for picture in pictures)
     fits = [(word(v) if main else "fit", {**dot, "color": colours(main).get(v, INK)}) for v in levels]
     groups = {main.label if main else "": fits}
-    held = {axis.name: {picture.cell[axis.name] for picture in pictures} for axis in view.axes[1:]}
-    if held:
-        unseen = {"linestyle": "none"}
-        values = {name: word(next(iter(v))) if len(v) == 1 else "several" for name, v in held.items()}
-        groups["held at"] = [(f"{name} {value}", unseen) for name, value in values.items()]
+    if len(view.axes) > 1:
+        groups["held at"] = held_at(view, pictures)
     if known:
         groups["the target"] = [("its own draws", {**dot, "color": FAINT})]
     legend(figure, place, groups)

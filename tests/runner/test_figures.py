@@ -16,7 +16,8 @@ from scipy import stats
 from experiments.targets import Mixture, Points
 from runner.figures import about, curves, lines, maps, samples, write_figures
 from runner.figures.axes import marginal
-from runner.figures.samples import MOST_PANELS, Picture, _frames, _pictures, _within_budget
+from runner.figures.pictures import MOST_PANELS, Picture, choose, within_budget
+from runner.figures.samples import _frames
 from runner.figures.study import Axis, read_study, telling_levels
 from runner.figures.style import Block, colours, sheet
 from runner.report import _answers
@@ -119,7 +120,7 @@ def test_of_a_numeric_axis_the_ends_and_the_best_level_are_told(tmp_path: Path) 
     good = view.summary["sharpness_mean"] + 0.2 * (view.summary["rate"] == 1.0)
     view = replace(view, summary=view.summary.assign(sharpness_mean=good))
     assert telling_levels(view, 4) == (0.25, 1.0, 4.0)
-    assert [picture.level for picture in _pictures(view)] == [0.25, 1.0, 4.0] * 2
+    assert [picture.level for picture in choose(view)] == [0.25, 1.0, 4.0] * 2
     (said,) = _answers(view)
     assert "1 (the highest sum of 4 levels) keeps coverage 0.50 at sharpness 0.70; 4 keeps" in said
 
@@ -284,7 +285,7 @@ def test_panels_lie_on_the_sheet_and_never_over_each_other(blocks: list[Block]) 
 def test_pictures_of_a_target_differ_in_the_most_telling_axis_alone(tmp_path: Path) -> None:
     axes = {"rate": [0.25, 1.0, 4.0], "size": [1, 2]}
     (view,) = read_study(write_results(tmp_path / "pictures", toy_cells([NEAR, FAR], axes))).views
-    pictures = _pictures(view)
+    pictures = choose(view)
     assert [(p.target, p.level) for p in pictures] == [
         ("near", 0.25),
         ("near", 4.0),
@@ -300,7 +301,7 @@ def test_pictures_fit_a_page_and_no_target_is_shown_in_part(targets: list[int], 
     chosen = {
         str(i): [Picture(f"t{t}", level, {}) for t in range(n) for level in range(each)] for i, n in enumerate(targets)
     }
-    kept = _within_budget(chosen)
+    kept = within_budget(chosen)
     assert 0 < sum(map(len, kept.values())) <= MOST_PANELS
     assert all(len(pictures) % each == 0 for pictures in kept.values())
 
