@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.figures import axes, coverage_sharpness, curves, lines, maps, samples
+from runner.figures import axes, coverage_sharpness, curves, images, lines, maps, samples
 from runner.figures.study import Study, View, read_study
 from runner.figures.style import RC
 from runner.store.files import replacing
@@ -19,6 +19,7 @@ FIGURES = {
     "maps": {"title": "Two axes at once", "caption": maps.CAPTION},
     "axes": {"title": "Axis by axis", "caption": axes.CAPTION},
     "samples": {"title": "What the fits look like", "caption": samples.CAPTION},
+    "images": {"title": "Images that the fits make", "caption": images.CAPTION},
     "curves": {"title": "Training", "caption": curves.CAPTION},
 }
 
@@ -32,7 +33,7 @@ def write_figures(folder: Path, study: Study | None = None) -> list[Path]:
     """Draw the figures of a results folder to ``folder/figures/<name>.png``, in the order of reading.
 
     A figure that the tables have nothing for (no coverage, nothing varies, no samples of one or two
-    dimensions) is left out, and one of an earlier run is removed.
+    dimensions, no images) is left out, and one of an earlier run is removed.
 
     Args:
         folder: the results folder.
@@ -48,6 +49,7 @@ def write_figures(folder: Path, study: Study | None = None) -> list[Path]:
         "maps": lambda: maps.draw(study.views),
         "axes": lambda: axes.draw(study.views),
         "samples": lambda: samples.draw(folder, study.views),
+        "images": lambda: images.draw(folder, study.views),
         "curves": lambda: curves.draw(folder, study.views),
     }
     from matplotlib import rc_context

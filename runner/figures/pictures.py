@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from runner.figures.study import QUESTION, View, telling_levels
+from runner.figures.study import QUESTION, Axis, View, telling_levels
 from runner.figures.style import word
 from runner.store.reading import rows_of
 
@@ -72,9 +72,9 @@ def within_budget(chosen: dict[str, list[Picture]]) -> dict[str, list[Picture]]:
     return chosen
 
 
-def held_at(view: View, pictures: Sequence[Picture]) -> list[tuple[str, dict[str, Any]]]:
-    """Legend entries for what the axes besides the most telling one are held at."""
-    values = {axis.name: {picture.cell[axis.name] for picture in pictures} for axis in view.axes[1:]}
+def held_at(axes: Sequence[Axis], pictures: Sequence[Picture]) -> list[tuple[str, dict[str, Any]]]:
+    """Legend entries for what axes that a figure does not show are held at."""
+    values = {axis.name: {picture.cell[axis.name] for picture in pictures} for axis in axes}
     said = {name: word(next(iter(v))) if len(v) == 1 else "several" for name, v in values.items()}
     return [(f"{name} {value}", {"linestyle": "none"}) for name, value in said.items()]
 

@@ -131,7 +131,7 @@ def _explain(figure: Any, place: Placed, view: View, pictures: Sequence[Picture]
     fits = [(word(v) if main else "fit", {**dot, "color": colours(main).get(v, INK)}) for v in levels]
     groups = {main.label if main else "": fits}
     if len(view.axes) > 1:
-        groups["held at"] = held_at(view, pictures)
+        groups["held at"] = held_at(view.axes[1:], pictures)
     if known:
         groups["the target"] = [("its own draws", {**dot, "color": FAINT})]
     legend(figure, place, groups)

@@ -111,25 +111,25 @@ def read_study(folder: Path) -> Study:
     return Study(folder, fields, tuple(view for view in views if len(view.summary)))
 
 
-def telling_levels(view: View, most: int) -> tuple[Any, ...]:
-    """Levels of the most telling axis that stand for it: of words up to ``most``, of numbers its ends and the best.
+def telling_levels(view: View, most: int, axis: Axis | None = None) -> tuple[Any, ...]:
+    """Levels that stand for an axis (the most telling one): of words up to ``most``, of numbers its ends and the best.
 
     A numeric axis may be bad at both ends, so the level between them that keeps most says what it is good for.
     """
-    axis = view.axes[0]
+    axis = axis or view.axes[0]
     if not axis.numeric:
         return axis.extremes(most)
-    shown = {*axis.extremes(2), best_level(view)}
+    shown = {*axis.extremes(2), best_level(view, axis)}
     return tuple(level for level in axis.levels if level in shown)
 
 
-def best_level(view: View) -> Any | None:
-    """The level of the most telling axis of the highest mean coverage + sharpness; None where none is."""
+def best_level(view: View, axis: Axis | None = None) -> Any | None:
+    """The level of an axis (the most telling one) of the highest mean coverage + sharpness; None where none is."""
     if not view.answers:
         return None
     both = view.summary["coverage_mean"] + view.summary["sharpness_mean"]
     # Rounded, so that differences in the last bits do not decide: of levels that keep the same, the first.
-    means = both.groupby(view.summary[view.axes[0].name]).mean().round(6)
+    means = both.groupby(view.summary[(axis or view.axes[0]).name]).mean().round(6)
     return means.idxmax() if means.nunique() > 1 else None
 
 

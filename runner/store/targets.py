@@ -16,8 +16,9 @@ DRAWS = 1000
 
 
 def write_targets(folder: Path, targets: Iterable[Target], n: int = DRAWS) -> None:
-    """Write ``targets.parquet``: ``target, draw, x0 .. x{D-1}``, and the coordinates' names as metadata.
+    """Write ``targets.parquet``: ``target, draw, x0 .. x{D-1}``.
 
+    Its metadata have the names of each target's ``coordinates``, and rows and columns of those that are ``images``.
     A target of fewer dimensions than the widest leaves the last columns null.
 
     Raises:
@@ -38,7 +39,8 @@ def write_targets(folder: Path, targets: Iterable[Target], n: int = DRAWS) -> No
         fields.append(_field(f"x{i}", pa.float64(), "coordinate of a draw from the target"))
         columns.append(pa.array(np.concatenate(held), pa.float64(), from_pandas=True))
     labels = {name: [_label(c, target.unit) for c in target.coordinates] for name, target in named.items()}
-    layout = pa.schema(fields, metadata={"coordinates": json.dumps(labels)})
+    images = {name: target.image for name, target in named.items() if target.image is not None}
+    layout = pa.schema(fields, metadata={"coordinates": json.dumps(labels), "images": json.dumps(images)})
     write(folder / "targets.parquet", pa.table(columns, schema=layout))
 
 
