@@ -18,6 +18,7 @@ from runner.figures.style import RC
 from studies import (
     alpha_path,
     best_gaussians,
+    digits,
     dimension,
     divergences,
     families_2d,
@@ -47,6 +48,7 @@ STUDIES: dict[str, ModuleType] = {
     "gradients": gradients,
     "flows": flows,
     "families_2d": families_2d,
+    "digits": digits,
     "best_gaussians": best_gaussians,
     "metrics": metrics,
     "fit_metrics": fit_metrics,
