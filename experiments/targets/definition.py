@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from experiments.targets.mixture import Mixture
 from experiments.targets.point_file import nearest, read_points
-from experiments.targets.points import Points
+from experiments.targets.points import Image, Points
 
 MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "correlation", "dim", "df", "unit", "about")
-FILE_KEYS = ("file", "columns", "unit", "about")
+FILE_KEYS = ("file", "columns", "image", "unit", "about")
 SUM_TOLERANCE = 1e-6
 LEAST_DF = (
     1.0  # on a line, where metrics are integrals up to 1e10 scales: below, more than 1e-10 of the mass is farther
@@ -26,9 +26,9 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
     A mixture has ``weights (M,)``, ``means (M, D)``, ``covariances (M, D, D)`` (or, without correlation,
     ``standard_deviations (M, D)``, and with one between any two coordinates also ``correlation``) and, for
     Student-t components, ``df`` (in one dimension 1 or more). With ``dim``, each mean and deviation is one number for
-    all coordinates. A file of points has ``file``
-    (csv with a header, parquet or npy; a relative path starts at ``folder``) and, to choose among its
-    columns, ``columns``. Both may have a ``unit`` and a line ``about``.
+    all coordinates. A file of points has ``file`` (csv with a header, parquet or npy; a relative path starts at
+    ``folder``) and, to choose among its columns, ``columns``; where points are images, written row after row,
+    ``image``, their rows and columns of pixels. Both may have a ``unit`` and a line ``about``.
 
     Raises:
         ValueError: says which part is wrong, and what would be right.
@@ -41,11 +41,22 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
     if "file" in definition:
         file = _text(definition, "file")
         try:
-            return read_points(name, folder / Path(file).expanduser(), definition.get("columns"), **words)
+            path, columns, image = folder / Path(file).expanduser(), definition.get("columns"), _image(definition)
+            return read_points(name, path, columns, **words, image=image)
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no such user after ~
             reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
             raise ValueError(f"file: '{file[:60]}' cannot be read: {reason}") from None
     return _mixture(name, definition, **words)
+
+
+def _image(definition: Mapping[str, Any]) -> Image | None:
+    value = definition.get("image")
+    if value is None:
+        return None
+    whole = isinstance(value, Sequence) and [type(v) is int and v > 0 for v in value] == [True, True]
+    if not whole:
+        raise ValueError(f"image: expected rows and columns of pixels, such as [28, 28], got {value!r}")
+    return value[0], value[1]
 
 
 def _mixture(name: str, definition: Mapping[str, Any], unit: str, about: str) -> Mixture:

@@ -8,6 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+Image = tuple[int, int]
+"""Rows and columns of pixels."""
+
 
 @dataclass(frozen=True, eq=False)
 class Points:
@@ -26,7 +29,7 @@ class Points:
     columns: tuple[str, ...]
     unit: str = ""
     about: str = ""
-    image: tuple[int, int] | None = None
+    image: Image | None = None
 
     @property
     def dim(self) -> int:
@@ -37,6 +40,8 @@ class Points:
         """Hash of the points themselves: a renamed file is the same target, an edited one is not."""
         h = hashlib.blake2b(digest_size=16)
         h.update(repr(self.values.shape).encode())
+        if self.image is not None:  # what is near an image is another matter
+            h.update(f"image {self.image}".encode())
         h.update((np.ascontiguousarray(self.values, dtype="<f8") + 0.0).tobytes())
         return h.hexdigest()
 

@@ -22,7 +22,7 @@ from experiments.vae.likelihood import Bernoulli, Likelihood, binarised
 from experiments.vae.network import Layer, forward, padded_columns
 
 DRAWS = 1024  # test points, and draws of Q
-KEPT_SAMPLES = 300
+FEWEST_SAMPLES, KEPT_SAMPLES, KEPT_NUMBERS = 30, 300, 30_000  # of each cell; large images leave fewer
 WITHOUT_DENSITY = frozenset(  # metrics that draws of Q suffice for
     f"{name}{error}"
     for name in (
@@ -123,7 +123,8 @@ def _judgement(
     if "coverage" not in metrics:
         labels["coverage_method"] = "knn"
         metrics |= _by_neighbours(cell.target, *(own.shift + own.scale * points for points in (x, generated)))
-    return Judgement(metrics, own.shift + own.scale * generated[:KEPT_SAMPLES], labels, modes)
+    kept = min(KEPT_SAMPLES, max(FEWEST_SAMPLES, KEPT_NUMBERS // target.dim))
+    return Judgement(metrics, own.shift + own.scale * generated[:kept], labels, modes)
 
 
 def _by_neighbours(target: Target, x: np.ndarray, generated: np.ndarray) -> dict[str, float]:

@@ -240,10 +240,51 @@ def test_an_array_is_never_unpickled(tmp_path: Path) -> None:
         define("mine", {"file": "a.npy"}, tmp_path)
 
 
-def test_an_array_of_three_dimensions(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5)))
-    with pytest.raises(ValueError, match="found 3 dimensions"):
+def test_an_array_of_four_dimensions(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5, 6)))
+    with pytest.raises(ValueError, match=r"\(images, rows, columns\), found 4 dimensions"):
         define("mine", {"file": "a.npy"}, tmp_path)
+
+
+def test_an_array_of_images_says_so_itself(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).uniform(size=(20, 3, 4))
+    images[:, 0, 0] = 0  # a corner that nothing is ever drawn in
+    np.save(tmp_path / "images.npy", images)
+    np.save(tmp_path / "flat.npy", images.reshape(20, 12))
+    found = define("mine", {"file": "images.npy"}, tmp_path)
+    flat = define("mine", {"file": "flat.npy", "image": [3, 4]}, tmp_path)
+    turned = define("mine", {"file": "flat.npy", "image": [4, 3]}, tmp_path)
+    assert isinstance(found, Points) and isinstance(flat, Points)
+    assert found.image == flat.image == (3, 4)
+    assert np.array_equal(found.values.reshape(images.shape), images)
+    assert found.digest == flat.digest != turned.digest
+    with pytest.raises(ValueError, match=r"column '0' is 0 in every row"):
+        define("mine", {"file": "flat.npy"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ([3, 5], "image: 3 rows of 5 pixels are 15, and flat.npy has 12 columns"),
+        ([12], "expected rows and columns of pixels, such as [28, 28], got [12]"),
+        ("3x4", "expected rows and columns of pixels, such as [28, 28], got '3x4'"),
+        ([0, 4], "expected rows and columns of pixels"),
+        ([True, 12], "expected rows and columns of pixels"),
+    ],
+)
+def test_an_impossible_image(image: object, expected: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "flat.npy", np.random.default_rng(1).uniform(size=(20, 12)))
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        define("mine", {"file": "flat.npy", "image": image}, tmp_path)
+
+
+def test_too_few_or_empty_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.random.default_rng(1).uniform(size=(4, 2, 2)))
+    np.save(tmp_path / "black.npy", np.zeros((20, 2, 2)))
+    with pytest.raises(ValueError, match="4 images are too few"):
+        define("mine", {"file": "few.npy"}, tmp_path)
+    with pytest.raises(ValueError, match="every pixel of every image is 0"):
+        define("mine", {"file": "black.npy"}, tmp_path)
 
 
 def test_numbers_of_other_kinds(tmp_path: Path) -> None:

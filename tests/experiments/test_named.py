@@ -46,7 +46,7 @@ DIGESTS = {
     "many_well32": "4895de4fcee95aeae4b1cdd3927a48d1",
     "faithful": "b76bd79330297394456bdae999bc780d",
     "eruptions": "1c8c43dc76aa65a03913c3f0c77fab92",
-    "digits": "8f462661ede682efe703cbade7cf5375",
+    "digits": "c04738e6053ebbb72530ac4bf27d91ed",
 }
 
 
