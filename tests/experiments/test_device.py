@@ -62,6 +62,8 @@ QUICK = {
     "vae with warm-up": "vae, fixed: {target: faithful, latent_dim: 2, hidden: [8], kl_warmup: 0.5, free_bits: 0.1}",
     "vae, heavy tails": "vae, fixed: {target: heavy, latent_dim: 2, hidden: [8]}",
     "vae, few points": "vae, fixed: {target: ring8_easy, latent_dim: 1, likelihood: mse, train_size: 200}",
+    "vae, learned noise": "vae, fixed: {target: ring8_easy, latent_dim: 2, hidden: [8], likelihood: gaussian_learned}",
+    "vae, pixels": "vae, fixed: {target: digits, latent_dim: 2, hidden: [8], likelihood: bernoulli}",
 }
 FLOWS = {
     "flow": "kl_fit, fixed: {target: double_well, divergence: reverse_kl, family: flow}",
