@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from experiments.vae.likelihood import gaussian
+from experiments.vae.likelihood import Quadratic, gaussian
 
 
 @dataclass(frozen=True)
@@ -39,21 +39,20 @@ class Slope:
 
 @dataclass(frozen=True)
 class SquaredError:
-    """With fixed ``weight`` and ``constant``, ``(K,)``: ``gaussian`` and ``mse``."""
+    """With a fixed weight and constant, ``(K,)``: ``gaussian`` and ``mse``."""
 
-    weight: Tensor
-    constant: Tensor
+    term: Quadratic
     parameters: tuple[Tensor, ...] = ()
 
     def slope(self, decoded: Tensor, x: Tensor, share: Tensor, points: int) -> Slope:
         """At ``decoded (K, D, N)``."""
         residual = decoded - x
         error = residual[..., :points].square().sum((1, 2))
-        return Slope(error, residual.mul_(2 * self.weight.view(-1, 1, 1) * share))
+        return Slope(error, residual.mul_(2 * self.term.weight.view(-1, 1, 1) * share))
 
     def loss(self, error: Tensor) -> Tensor:
         """Of minibatches with these mean errors, ``(S, K)``; nats, or squared units."""
-        return self.weight * error + self.constant
+        return self.term.weight * error + self.term.constant
 
 
 @dataclass(frozen=True)
@@ -105,6 +104,5 @@ def data_term(likelihood: str, noise_std: Tensor, dim: int) -> DataTerm:
     if likelihood == "gaussian_learned":
         return LearnedNoise(noise_std.log())
     if likelihood == "mse":
-        return SquaredError(torch.ones_like(noise_std), torch.zeros_like(noise_std))
-    term = gaussian(noise_std, dim)
-    return SquaredError(term.weight, term.constant)
+        return SquaredError(Quadratic(torch.ones_like(noise_std), torch.zeros_like(noise_std)))
+    return SquaredError(gaussian(noise_std, dim))

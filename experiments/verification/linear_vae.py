@@ -5,7 +5,7 @@ Lucas et al. 2019, arXiv 1911.02469; Cover and Thomas 2006, section 10.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -58,48 +58,36 @@ def _water_filling() -> Iterator[Row]:
         1.0: {"active_units": 4, "rate": 2.52573, "reconstruction_mse": 1.85, "nll": 7.14219, "elbo": -7.14219},
         2.0: {"active_units": 3, "rate": 1.37444, "reconstruction_mse": 3.15, "nll": 7.24985, "elbo": -7.61590},
     }
-    source = "reverse water-filling"
     for beta, metrics in known.items():
-        asked = _linear(beta, noise_std=NOISE**0.5)
-        for name, value in metrics.items():
-            yield Row(
-                f"linear vae/beta {beta:g} {name}",
-                "fit",
-                source,
-                value,
-                lambda *os, n=name: average(os, n),
-                0.0 if name == "active_units" else LEFT * (1 + abs(value) * (name == "reconstruction_mse")),
-                asked,
-                slow=True,
-            )
-        yield Row(
-            f"linear vae/beta {beta:g} theta",
-            "fit",
-            "beta s^2",
-            beta * NOISE,
-            lambda *os: average(os, "theta"),
-            1e-6,
-            asked,
-            slow=True,
-        )
+        asked, name = _linear(beta, noise_std=NOISE**0.5), f"beta {beta:g}"
+        tolerances = {"active_units": 0.0, "reconstruction_mse": LEFT * (1 + metrics["reconstruction_mse"])}
+        filled = {metric: (value, tolerances.get(metric, LEFT)) for metric, value in metrics.items()}
+        yield from _fitted(name, "reverse water-filling", asked, filled)
+        yield from _fitted(name, "beta s^2", asked, {"theta": (beta * NOISE, 1e-6)})
         # Generated variances are l - (beta - 1) s^2 for active units and s^2 for the others.
         shrunk = np.where(np.array(SPECTRUM) > beta * NOISE, np.array(SPECTRUM) - (beta - 1) * NOISE, NOISE)
         ratio = np.array(SPECTRUM) / shrunk
-        for name, value in (
-            ("forward_kl", 0.5 * (ratio - 1 - np.log(ratio)).sum()),
-            ("reverse_kl", 0.5 * (1 / ratio - 1 + np.log(ratio)).sum()),
-            ("entropy_gap", -0.5 * np.log(ratio).sum()),
-        ):
-            yield Row(
-                f"linear vae/beta {beta:g} generated {name}",
-                "fit",
-                "variances l - (beta - 1) s^2",
-                float(value),
-                lambda *os, n=name: average(os, n),
-                LEFT,
-                asked,
-                slow=True,
-            )
+        generated = {
+            "forward_kl": (0.5 * (ratio - 1 - np.log(ratio)).sum(), LEFT),
+            "reverse_kl": (0.5 * (1 / ratio - 1 + np.log(ratio)).sum(), LEFT),
+            "entropy_gap": (-0.5 * np.log(ratio).sum(), LEFT),
+        }
+        yield from _fitted(f"{name} generated", "variances l - (beta - 1) s^2", asked, generated)
+
+
+def _fitted(name: str, source: str, asked: Asked, known: Mapping[str, tuple[float, float]]) -> Iterator[Row]:
+    """Rows of trained VAEs: metric -> what it is known to be, and the tolerance."""
+    for metric, (value, tolerance) in known.items():
+        yield Row(
+            f"linear vae/{name} {metric}",
+            "fit",
+            source,
+            float(value),
+            lambda *os, n=metric: average(os, n),
+            tolerance,
+            asked,
+            slow=True,
+        )
 
 
 def _squared_error() -> Iterator[Row]:
@@ -107,50 +95,32 @@ def _squared_error() -> Iterator[Row]:
     for weight in (0.8, 3.0):
         theta = weight / 2
         active = np.array(SPECTRUM) > theta
-        asked = _linear(weight, likelihood="mse")
         rate = 0.5 * np.log(np.array(SPECTRUM)[active] / theta).sum()
         error = np.minimum(SPECTRUM, theta).sum()
-        for name, value, tolerance in (
-            ("theta", theta, 1e-6),
-            ("rate", rate, LEFT),
-            ("reconstruction_mse", error, LEFT * (1 + error)),
-            ("active_units", active.sum(), 0.0),
-        ):
-            yield Row(
-                f"linear vae/squared error, weight {weight:g} {name}",
-                "fit",
-                "reverse water-filling at w / 2",
-                float(value),
-                lambda *os, n=name: average(os, n),
-                tolerance,
-                asked,
-                slow=True,
-            )
+        known = {
+            "theta": (theta, 1e-6),
+            "rate": (rate, LEFT),
+            "reconstruction_mse": (error, LEFT * (1 + error)),
+            "active_units": (active.sum(), 0.0),
+        }
+        asked = _linear(weight, likelihood="mse")
+        yield from _fitted(f"squared error, weight {weight:g}", "reverse water-filling at w / 2", asked, known)
 
 
 def _learned_noise() -> Iterator[Row]:
     """Where D s^2 is the squared error: k active units leave k beta s^2 of it, and the others what they would hold."""
     for beta, latent in ((1.0, 2), (0.5, 3)):
         noise = sum(SPECTRUM[latent:]) / (len(SPECTRUM) - latent * beta)
-        rate = 0.5 * np.log(np.array(SPECTRUM[:latent]) / (beta * noise)).sum()
+        known = {
+            "learned_noise_std": (noise**0.5, LEFT / 2),
+            "theta": (beta * noise, LEFT),
+            "rate": (0.5 * np.log(np.array(SPECTRUM[:latent]) / (beta * noise)).sum(), LEFT),
+            "active_units": (latent, 0.0),
+        }
         # A batch as large as leaves the noise steady.
         asked = _linear(beta, likelihood="gaussian_learned", noise_std=0.5, latent_dim=latent, batch_size=512)
-        for name, value, tolerance in (
-            ("learned_noise_std", noise**0.5, LEFT / 2),
-            ("theta", beta * noise, LEFT),
-            ("rate", rate, LEFT),
-            ("active_units", latent, 0.0),
-        ):
-            yield Row(
-                f"linear vae/learned noise, beta {beta:g} {name}",
-                "fit",
-                "sum of the inactive variances / (D - k beta)",
-                float(value),
-                lambda *os, n=name: average(os, n),
-                tolerance,
-                asked,
-                slow=True,
-            )
+        source = "sum of the inactive variances / (D - k beta)"
+        yield from _fitted(f"learned noise, beta {beta:g}", source, asked, known)
 
 
 def _evidence() -> Iterator[Row]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -70,19 +67,6 @@ def test_a_list_says_what_the_target_is(name: str) -> None:
 def test_an_unknown_name_has_no_line() -> None:
     with pytest.raises(KeyError):
         named.brief("digit")
-
-
-@pytest.mark.parametrize("what", [["list", "targets"], ["list", "data"], ["plan", "quickstart"]])
-def test_nothing_waits_for_digits_that_are_not_asked_for(what: list[str], tmp_path: Path) -> None:
-    code = (
-        f"import sys; sys.argv = ['modesweep', *{what}]\n"
-        "from runner.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print('sklearn' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_an_image_is_another_target_than_its_numbers() -> None:

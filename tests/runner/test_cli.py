@@ -280,13 +280,21 @@ def test_references_of_what_has_none(say, arguments: list[str], told: str) -> No
     assert not said.out
 
 
-def test_plan_imports_nothing_heavy(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["plan", "quickstart"], {"ray", "mlflow", "torch", "pandas", "sklearn"}),
+        (["list", "targets"], {"sklearn"}),  # which digits are loaded with
+        (["list", "data"], {"sklearn"}),
+    ],
+)
+def test_nothing_heavy_is_imported_where_it_is_not_used(arguments: list[str], heavy: set[str], tmp_path: Path) -> None:
     code = (
-        "import sys; sys.argv = ['modesweep', 'plan', 'quickstart']\n"
+        f"import sys; sys.argv = ['modesweep', *{arguments}]\n"
         "from runner.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(sorted({'ray', 'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
+        f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
