@@ -39,6 +39,11 @@ class Adam:
         self._first = [torch.zeros_like(p) for p in self.parameters]
         self._second = [torch.zeros_like(p) for p in self.parameters]
 
+    @property
+    def moments(self) -> list[tuple[Tensor, ...]]:
+        """What each parameter's next move depends on, beside its gradient: running means, shaped like it."""
+        return list(zip(self._first, self._second, strict=True))
+
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
         return _beside(self.learning_rate, (self._move(step, steps) for step in range(steps)))
@@ -76,6 +81,11 @@ class SGD:
         self.parameters = list(parameters)
         self.learning_rate = learning_rate
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
+
+    @property
+    def moments(self) -> list[tuple[Tensor, ...]]:
+        """None."""
+        return [() for _ in self.parameters]
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""

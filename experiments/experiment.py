@@ -48,6 +48,30 @@ class Cell(Protocol):
     def seed(self) -> int: ...
 
 
+class Checkpoints(Protocol):
+    """Where stacks in training leave how far they are, and find it again; arrays with a row for each cell."""
+
+    def find(self, cells: Sequence[Cell]) -> Mapping[str, np.ndarray] | None:
+        """What was kept of these cells; None unless one call of ``keep`` had all of them."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to keep something; asked often."""
+        ...
+
+    def keep(self, cells: Sequence[Cell], share: float, rows: Mapping[str, np.ndarray]) -> None:
+        """In place of what was kept of these cells before; ``share`` of their training is done."""
+        ...
+
+
+class RunBatch(Protocol):
+    """Runs a stack of cells on ``cpu`` or ``cuda``; training that takes long goes on from its last checkpoint."""
+
+    def __call__(
+        self, cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None
+    ) -> Sequence[Outcome]: ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The result of one cell, as plain numbers and numpy arrays.
@@ -98,8 +122,9 @@ class Experiment:
         bytes_of_stack: peak working memory of a stack of so many cells, ``bytes_of_stack(params, target, cells)``:
             with what it is padded by, and so the same for one cell as for all that are padded to one size.
         seconds_per_cell: a rough estimate of one cell's share of a full stack, on one core.
-        run_batch: runs a stack: ``run_batch(cells, device) -> outcomes``, in the order of the cells.
-            A cell's outcome never depends on its batch-mates: bit for bit on CPU.
+        run_batch: runs a stack: ``run_batch(cells, device, checkpoints) -> outcomes``, in the order of the cells.
+            A cell's outcome never depends on its batch-mates, nor on where its training was interrupted: bit for bit
+            on CPU.
     """
 
     name: str
@@ -111,7 +136,7 @@ class Experiment:
     batch_key: Callable[[Any, Target], Hashable]
     bytes_of_stack: Callable[[Any, Target, int], int]
     seconds_per_cell: Callable[[Any, Target], float]
-    run_batch: Callable[[Sequence[Cell], str], list[Outcome]]
+    run_batch: RunBatch
     objective_of: tuple[str, ...] = ()
     used_with: Mapping[str, tuple[str, Any]] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)

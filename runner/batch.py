@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from runner.canonical import digest
+from runner.checkpoint import Begun
 from runner.experiment import Experiment
 from runner.grid import Resources
 from runner.planning import Cell, Plan
@@ -37,7 +38,7 @@ class Batch:
     seconds: float
 
 
-_Key = tuple[str, Resources, Hashable]
+_Key = tuple[str, Resources, Hashable, Begun | None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ def make_batches(
     memory_bytes: int,
     gpus: float = 0.0,
     cells_per_batch: int | None = None,
+    begun: Mapping[str, Begun] | None = None,
 ) -> tuple[Batch, ...]:
     """Cut what is left of a plan into batches, the longest first.
 
@@ -92,8 +94,9 @@ def make_batches(
             the worker cuts what does not fit.
         gpus: that there are; without any, the CPU does the work of batches that ask for one.
         cells_per_batch: exactly this many cells in each batch, its last one excepted, if memory allows.
+        begun: by id, the cells that an earlier run left in training: those equally far stay together.
     """
-    groups = _stackable(plan, experiments, memory_bytes, bool(gpus))
+    groups = _stackable(plan, experiments, memory_bytes, bool(gpus), begun or {})
     if cells_per_batch is not None:
         size = max(1, cells_per_batch)
         cut = (_cut(group, itertools.repeat(min(size, group.limit))) for group in groups)
@@ -158,19 +161,23 @@ def _by_gpu(parts: Iterable[_Part], gpus: float) -> dict[float, list[_Part]]:
     return pools
 
 
-def _stackable(plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int, gpus: bool) -> list[_Stackable]:
+def _stackable(
+    plan: Plan, experiments: Mapping[str, Experiment], memory_bytes: int, gpus: bool, begun: Mapping[str, Begun]
+) -> list[_Stackable]:
     groups: dict[_Key, list[Cell]] = {}
     examples: dict[_Key, list[Cell]] = {}
     seconds: dict[_Key, float] = {}
     for grid in plan.grids:
         experiment, resources = experiments[grid.grid.experiment], grid.grid.resources
-        for _, seeds in itertools.groupby(grid.todo, key=lambda cell: cell.configuration_id):
+        alike = itertools.groupby(grid.todo, key=lambda cell: (cell.configuration_id, begun.get(cell.id)))
+        for (_, already), seeds in alike:
             cells = list(seeds)
             params, target = cells[0].params, cells[0].target
-            key = (experiment.name, resources, experiment.batch_key(params, target))
+            key = (experiment.name, resources, experiment.batch_key(params, target), already)
             groups.setdefault(key, []).extend(cells)
             examples.setdefault(key, []).append(cells[0])
-            cost = len(cells) * experiment.seconds_per_cell(params, target)
+            left = 1 - already.share if already else 1.0
+            cost = len(cells) * experiment.seconds_per_cell(params, target) * left
             seconds[key] = seconds.get(key, 0.0) + cost
     found = []
     for key, cells in groups.items():

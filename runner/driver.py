@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Literal
 
 from runner import provenance
+from runner.batch import Batch
+from runner.checkpoint import Keeper
 from runner.comparison import markdown
 from runner.executors import BatchResult, Executor, open_executor
 from runner.executors.background import in_background
@@ -27,6 +29,7 @@ from runner.progress import Listener, Silent, Tally
 from runner.provenance import Provenance, code_version
 from runner.report import load_libraries, write_report
 from runner.spec import Sweep
+from runner.store.checkpoints import CHECKPOINTS, CheckpointFolder
 from runner.store.files import remove_leftovers
 from runner.store.lock import hold
 from runner.store.manifest import SWEEP, write_manifest, write_text
@@ -72,6 +75,23 @@ class Report:
 
 
 @dataclass
+class _InTraining:
+    """Keeps the checkpoints of long batches, and tells how far these are."""
+
+    kept: CheckpointFolder
+    tally: Tally
+    listener: Listener
+
+    def read(self, cells: Iterable[str]) -> list[bytes]:
+        return self.kept.read(cells)
+
+    def write(self, batch: Batch, file: bytes) -> None:
+        saved = self.kept.write(file)
+        self.tally.under_way[batch.cells[0].id] = saved.gained * batch.seconds * len(saved.cells) / len(batch.cells)
+        self.listener.advance(self.tally)
+
+
+@dataclass
 class _Clock:
     """Wall seconds by the name of the phase."""
 
@@ -103,20 +123,23 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
     with clock("plan"):
         plan = plan_sweep(sweep, catalogue, options)
     with hold(folder), _stoppable():
-        context = Context(sweep.name, code_version(), options.profile)
-        with _opened(catalogue, context, options) as executor, ExitStack() as beside:
+        context = Context(sweep.name, code_version(), options.profile, options.checkpoint_seconds)
+        training = _InTraining(_left_behind(folder, plan, context, listener), Tally(len(plan.todo), work=0.0), listener)
+        with _opened(catalogue, context, options, training) as executor, ExitStack() as beside:
             if plan.todo:
                 executor.start()
             with clock("prepare"):
                 origin = provenance.collect()
-                for place in (folder, folder / RECORDS):
+                for place in (folder, folder / RECORDS, folder / CHECKPOINTS):
                     remove_leftovers(place)
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
                 if follower:
                     beside.enter_context(follower)
             with clock("cells"):
-                ran, stopped = _run_cells(executor, plan, catalogue, options, folder, follower, listener, profile)
+                ran, stopped = _run_cells(
+                    executor, plan, catalogue, options, folder, training, follower, listener, profile
+                )
             # How many a cluster has is not asked for the sake of tables that no worker had a part in.
             workers = executor.workers if ran else options.workers
             if plan.todo and not stopped:
@@ -171,11 +194,23 @@ def _tabulate(
     return counts
 
 
-def _opened(catalogue: Catalogue, context: Context, options: Options) -> Executor:
+def _left_behind(folder: Path, plan: Plan, context: Context, listener: Listener) -> CheckpointFolder:
+    """What an earlier run left of batches in training, of cells that still have no record."""
+    checkpoints = CheckpointFolder(folder, context.code_version, listener.say)
+    begun = checkpoints.begun
+    left = {cell.id for cell in plan.todo if cell.id in begun}
+    checkpoints.forget({cell.id for cell in plan.cells if cell.id in begun} - left)
+    if left:
+        listener.say(f"{len(left):,} cells go on from where an earlier run left their training.")
+    return checkpoints
+
+
+def _opened(catalogue: Catalogue, context: Context, options: Options, checkpoints: Keeper) -> Executor:
     return open_executor(
         options.executor,
         catalogue.experiments,
         context,
+        checkpoints=checkpoints,
         workers=options.workers,
         address=options.address,
     )
@@ -215,17 +250,18 @@ def _run_cells(
     catalogue: Catalogue,
     options: Options,
     folder: Path,
+    training: _InTraining,
     follower: Follower | None,
     listener: Listener,
     profile: Profile,
 ) -> tuple[Counter[str], Stopped]:
     """Run what is left, a shard for each batch; returns how many ended how, and why it stopped early."""
-    tally = Tally(len(plan.todo), work=0.0)
+    tally, checkpoints = training.tally, training.kept
     libraries: Future[None] | None = None
     try:
         # Only who asks for GPUs waits here until Ray has counted them.
         gpus = executor.gpus if any(grid.todo and grid.grid.resources.gpu for grid in plan.grids) else 0.0
-        batches = cut(plan, catalogue, options, executor.workers, gpus) if plan.todo else ()
+        batches = cut(plan, catalogue, options, executor.workers, gpus, checkpoints.begun) if plan.todo else ()
         tally.work = sum(batch.seconds for batch in batches)
         listener.begin(tally)
         with closing(executor.run(batches)) as results:
@@ -233,10 +269,11 @@ def _run_cells(
                 if libraries is None:
                     libraries = in_background(load_libraries)  # seconds that need not be spent after the last cell
                 write_shard(folder, profile.take(result))
+                checkpoints.forget(cell.id for cell in result.batch.cells)
                 statuses = Counter(result.table["status"].to_pylist())
                 if not tally.failed and set(statuses) != {"ok"}:
                     listener.say(_first_failure(result, options), style="yellow")
-                tally.add(statuses, result.batch.seconds)
+                tally.add(statuses, result.batch.cells[0].id, result.batch.seconds)
                 tally.exported = follower.poll().exported if follower else None
                 listener.advance(tally)
                 if options.fail_fast and tally.failed:
@@ -244,7 +281,8 @@ def _run_cells(
         if libraries is not None:
             libraries.result()  # the tables need some of them, and no thread may be in the way of Ray's end
     except KeyboardInterrupt:
-        listener.say("\nInterrupted: finished cells are kept, batches in flight are dropped.")
+        kept = f"; {len(checkpoints.begun):,} cells go on from their last checkpoint" if checkpoints.begun else ""
+        listener.say(f"\nInterrupted: finished cells are kept, batches in flight are dropped{kept}.")
         return tally.statuses, "interrupted"
     finally:
         listener.end()

@@ -75,6 +75,12 @@ class Outcome(Protocol):
     def weights(self) -> np.ndarray | None: ...
 
 
+class RunBatch(Protocol):
+    """See ``experiments.experiment.RunBatch``."""
+
+    def __call__(self, cells: Sequence[Any], device: str, checkpoints: Any = None) -> Sequence[Outcome]: ...
+
+
 class Experiment(Protocol):
     """See ``experiments.experiment.Experiment``; its parameters have a ``target``, by name."""
 
@@ -103,7 +109,7 @@ class Experiment(Protocol):
     @property
     def seconds_per_cell(self) -> Callable[[Any, Any], float]: ...
     @property
-    def run_batch(self) -> Callable[[Sequence[Any], str], Sequence[Outcome]]: ...
+    def run_batch(self) -> RunBatch: ...
 
 
 class Catalogue(Protocol):

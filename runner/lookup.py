@@ -14,6 +14,7 @@ from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
 from runner.errors import NoResultsError
 from runner.hints import alone, looking
+from runner.store.checkpoints import in_training
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
 from runner.store.reading import find_folder, read_table
@@ -31,14 +32,17 @@ SECTIONS = {
 
 def status(sweep: str, results: Path) -> dict[str, Any]:
     """Cells by status as the records have them now, while a run is under way too."""
-    folder = find_folder(sweep, results)
+    folder = find_folder(sweep, results, begun=True)
     manifest = read_manifest(folder)
-    counted = Counter(read_status(folder).values())
+    records = read_status(folder)
+    counted = Counter(records.values())
     found: dict[str, Any] = {"sweep": folder.name, "records": sum(counted.values()), **sorted_counts(counted)}
     if "counts" in manifest:
         found["cells of the last plan"] = manifest["counts"]["cells"]
         found["missing after the last run"] = manifest["counts"]["missing"]
         found["last run"] = f"{manifest['finished']} by {manifest['user']} on {manifest['host']}"
+    if training := in_training(folder) - set(records):
+        found["in training, with a checkpoint"] = len(training)
     found["running now"] = holder(folder) or "no"
     found["folder"] = str(folder)
     return found

@@ -10,6 +10,7 @@ from typing import Literal
 
 from runner import cgroup
 from runner.batch import Batch, make_batches
+from runner.checkpoint import SECONDS, Begun
 from runner.executors.setup import refuse_client
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
@@ -36,6 +37,7 @@ class Options:
         samples: write ``samples.parquet``.
         profile: write ``profile.json``: where the time went; the workers are slower meanwhile.
         cell: the id of the one cell to run, finished or not.
+        checkpoint_seconds: after which a batch in training leaves how far it is, and again and again.
         command: how to call the same sweep again, for hints.
     """
 
@@ -52,6 +54,7 @@ class Options:
     samples: bool = True
     profile: bool = False
     cell: str | None = None
+    checkpoint_seconds: float = SECONDS
     command: str = "modesweep run"
 
 
@@ -81,8 +84,18 @@ def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:
     )
 
 
-def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int, gpus: float = 0.0) -> tuple[Batch, ...]:
-    """The batches of what is left of a plan, for so many workers and GPUs on a machine like this one."""
+def cut(
+    plan: Plan,
+    catalogue: Catalogue,
+    options: Options,
+    workers: int,
+    gpus: float = 0.0,
+    begun: Mapping[str, Begun] | None = None,
+) -> tuple[Batch, ...]:
+    """The batches of what is left of a plan, for so many workers and GPUs on a machine like this one.
+
+    ``begun`` are the cells that an earlier run left in training, see ``make_batches``.
+    """
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     memory = min(physical, cgroup.memory_limit() or physical)
     return make_batches(
@@ -92,4 +105,5 @@ def cut(plan: Plan, catalogue: Catalogue, options: Options, workers: int, gpus: 
         memory_bytes=min(int(memory * MEMORY_SHARE / workers), LARGEST_STACK),
         gpus=gpus,
         cells_per_batch=options.cells_per_batch,
+        begun=begun,
     )

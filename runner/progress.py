@@ -20,12 +20,16 @@ FIRST_GUESS = 0.02  # no ETA before this share of the work is done: it would onl
 
 @dataclass
 class Tally:
-    """How far a run is; ``work`` is in estimated seconds of one core, so unequal batches count fairly."""
+    """How far a run is; ``work`` is in estimated seconds of one core, so unequal batches count fairly.
+
+    ``under_way`` is what of it long batches in training have done, by the id of their first cell.
+    """
 
     cells: int
     work: float
     statuses: Counter[str] = field(default_factory=Counter)
     work_done: float = 0.0
+    under_way: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     first_result: float | None = None
     exported: int | None = None
@@ -40,12 +44,13 @@ class Tally:
 
     @property
     def share(self) -> float:
-        return self.work_done / self.work if self.work else 1.0
+        return (self.work_done + sum(self.under_way.values())) / self.work if self.work else 1.0
 
-    def add(self, statuses: Counter[str], work: float) -> None:
-        """Count one more batch."""
+    def add(self, statuses: Counter[str], first: str, work: float) -> None:
+        """Count one more batch, whose first cell has this id."""
         self.statuses += statuses
         self.work_done += work
+        self.under_way.pop(first, None)
         if self.first_result is None:
             self.first_result = time.monotonic()
 
@@ -67,7 +72,7 @@ class Listener(Protocol):
         """Cells are about to run."""
 
     def advance(self, tally: Tally) -> None:
-        """A batch finished, or time passed."""
+        """A batch finished, or told how far it is."""
 
     def say(self, text: str, *, style: str = "") -> None:
         """Something to tell at once."""
@@ -120,7 +125,7 @@ class Terminal:
         tally = self._tally
         bar = ProgressBar(total=1.0, completed=min(tally.share, 1.0), width=30)
         row = Table.grid(padding=(0, 1))
-        row.add_row(f"{tally.share:4.0%}", bar, Text(_line(tally), overflow="ellipsis", no_wrap=True))
+        row.add_row(f"{tally.share:4.0%}", bar, Text(_line(tally, beside_bar=True), overflow="ellipsis", no_wrap=True))
         return row
 
     def __enter__(self) -> Self:
@@ -140,14 +145,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _line(tally: Tally) -> str:
+def _line(tally: Tally, beside_bar: bool = False) -> str:
     parts = [f"{tally.done:,} of {tally.cells:,} cells"]
     if tally.failed:
         parts.append(f"{tally.failed:,} not ok")
-    if tally.first_result is None:
-        parts.append(f"starting workers, {duration(time.monotonic() - tally.started)}")
-    else:
+    if tally.first_result is not None:
         parts.append(f"{tally.rate():,.0f} cells/s" if tally.rate() >= 1 else f"{tally.rate() * 60:.1f} cells/min")
+    elif not tally.under_way:
+        parts.append(f"on the first batch, {duration(time.monotonic() - tally.started)}")
+    if tally.under_way and not beside_bar:
+        parts.append(f"{tally.share:.0%} done")
     eta = tally.eta()
     if eta is not None:
         parts.append(f"{duration(eta)} left")

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from runner.batch import Batch, most_within
+from runner.checkpoint import SECONDS, Checkpoints, Origin
 from runner.experiment import Experiment, Outcome
 from runner.planning import Cell
 from runner.record import Failure, to_table
@@ -35,9 +36,18 @@ class Context:
     sweep: str
     code_version: str = ""
     profile: bool = False
+    checkpoint_seconds: float = SECONDS
 
 
-def run(experiment: Experiment, batch: Batch, context: Context, device: str = "cpu") -> pa.Table:
+def run(
+    experiment: Experiment,
+    batch: Batch,
+    context: Context,
+    device: str = "cpu",
+    *,
+    held: Sequence[bytes] = (),
+    send: Callable[[bytes], None] | None = None,
+) -> pa.Table:
     """The records of a batch, one row per cell in the batch's order.
 
     A batch that raises is split in halves until the cells that raise are alone; they become records with
@@ -50,14 +60,21 @@ def run(experiment: Experiment, batch: Batch, context: Context, device: str = "c
         batch: cells that can be stacked.
         context: what the records of this run share.
         device: ``cpu`` or ``cuda``.
+        held: checkpoints of these cells, from which their training goes on.
+        send: what becomes of a checkpoint; there are none without it.
     """
     if context.profile:
         from runner.profile import watched
 
-        return watched(partial(run, experiment, batch, replace(context, profile=False), device))
+        plain = replace(context, profile=False)
+        return watched(partial(run, experiment, batch, plain, device, held=held, send=send))
+    checkpoints = None
+    if send is not None:
+        origin = Origin(context.code_version, device)
+        checkpoints = Checkpoints(origin, held, send, context.checkpoint_seconds)
     started = time.perf_counter()
     with one_thread():
-        outcomes = _outcomes(experiment, batch.cells, device)
+        outcomes = _outcomes(experiment, batch.cells, device, checkpoints)
     seconds = time.perf_counter() - started
     return _table(experiment, batch, context, outcomes, seconds, device, f"{platform.node()}:{os.getpid()}")
 
@@ -108,10 +125,12 @@ def one_thread() -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _outcomes(experiment: Experiment, cells: Sequence[Cell], device: str) -> list[Outcome | Failure]:
+def _outcomes(
+    experiment: Experiment, cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None
+) -> list[Outcome | Failure]:
     size = _most_at_once(experiment, cells) if device == "cuda" else len(cells)
     pieces = [cells[start : start + size] for start in range(0, len(cells), size)]
-    return [outcome for piece in pieces for outcome in _halving(experiment, piece, device)]
+    return [outcome for piece in pieces for outcome in _halving(experiment, piece, device, checkpoints)]
 
 
 def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
@@ -126,9 +145,11 @@ def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
     return most_within(experiment, cells, CUDA_SHARE * free, len(cells))
 
 
-def _halving(experiment: Experiment, cells: Sequence[Cell], device: str) -> list[Outcome | Failure]:
+def _halving(
+    experiment: Experiment, cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None
+) -> list[Outcome | Failure]:
     try:
-        outcomes = list(experiment.run_batch(cells, device))
+        outcomes = list(experiment.run_batch(cells, device, checkpoints))
         if len(outcomes) != len(cells):
             raise RuntimeError(f"run_batch gave {len(outcomes)} outcomes for {len(cells)} cells")
         return [*outcomes]
@@ -140,8 +161,8 @@ def _halving(experiment: Experiment, cells: Sequence[Cell], device: str) -> list
     _empty_cuda_cache()
     middle = len(cells) // 2
     return [
-        *_halving(experiment, cells[:middle], device),
-        *_halving(experiment, cells[middle:], device),
+        *_halving(experiment, cells[:middle], device, checkpoints),
+        *_halving(experiment, cells[middle:], device, checkpoints),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Cell, Checkpoints, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
 from experiments.padding import padded_modes
 from experiments.targets import Analytic, Mixture, Points, Target
@@ -157,8 +157,8 @@ def seconds_per_cell(params: Params, target: Target) -> float:
     return 4e-4 + item * drawn * per_sample
 
 
-def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
-    """Measure the gradients of a stack of cells of one batch key."""
+def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
+    """Measure the gradients of a stack of cells of one batch key; there is no training to go on with."""
     from experiments.gradients.batch import run
 
     return run(cells, device)

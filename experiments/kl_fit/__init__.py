@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, StringConstraints
 
-from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Cell, Checkpoints, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
 from experiments.kl_fit.cost import bytes_of_stack, seconds_per_cell
 from experiments.kl_fit.names import operations
@@ -265,11 +265,11 @@ def _components(params: Params) -> int:
     return params.components if params.family == "gaussian_mixture" else 1
 
 
-def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Fit and evaluate a stack of cells of one batch key."""
     from experiments.kl_fit.batch import run
 
-    return run(cells, device)
+    return run(cells, device, checkpoints)
 
 
 KL_FIT = Experiment(

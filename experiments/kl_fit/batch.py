@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from experiments import randomness
-from experiments.experiment import Cell, Outcome
+from experiments.checkpoint import NOWHERE, Checkpoint
+from experiments.experiment import Cell, Checkpoints, Outcome
 from experiments.kl_fit.cost import DRAWS, STACK, bytes_on_gpu, flow_numbers, multiple
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
@@ -33,14 +34,14 @@ JUDGED_ON_GPU = 256  # cells, whose largest tensors are at most
 JUDGED_BYTES = 256 << 20
 
 
-def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
     if isinstance(family(cells[0].params, cells[0].target.dim), Gaussian):
         search_optima(cells)
     size = slice_size(cells[0], device)
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):
-        outcomes += _run_slice(cells[start : start + size], device)
+        outcomes += _run_slice(cells[start : start + size], device, checkpoints)
     return outcomes
 
 
@@ -78,9 +79,9 @@ def _components(cell: Cell) -> int:
     return max(of_target, cell.params.components if cell.params.family == "gaussian_mixture" else 1)
 
 
-def _run_slice(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def _run_slice(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None) -> list[Outcome]:
     stacked = padded_to_stack(cells)
-    fitted, found = train(stacked, device)
+    fitted, found = train(stacked, device, Checkpoint(cells, checkpoints))
     finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
     judged: list[Judgement] = []
     size = _judged_size(cells[0], device)
@@ -139,7 +140,7 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, aw
     )
 
 
-def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
+def train(cells: Sequence[Cell], device: str, checkpoint: Checkpoint = NOWHERE) -> tuple[Fit, Fits]:
     """Fit a padded stack; the fits in the targets' own units."""
     params, target = cells[0].params, cells[0].target
     chosen = family(params, target.dim)
@@ -160,6 +161,7 @@ def train(cells: Sequence[Cell], device: str) -> tuple[Fit, Fits]:
         learning_rate=torch.tensor([c.params.learning_rate for c in cells], dtype=dtype, device=device),
         optimizer=params.optimizer,
         df=stacked.df[:, 0, 0] if isinstance(stacked, StackedMixture) and stacked.df is not None else None,
+        checkpoint=checkpoint,
     )
     theta = fitted.theta.double()
     center = np.stack([frames[cell.target.digest].center for cell in cells])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.adam import SGD, Adam, Move, decay
+from experiments.checkpoint import NOWHERE, Checkpoint, State
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
 from experiments.replay import replayed
@@ -52,6 +54,7 @@ def fit(
     learning_rate: Tensor,
     optimizer: str = "adam",
     df: Tensor | None = None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Fit:
     """Minimise the divergence from ``theta`` ``(K, P)``.
 
@@ -59,6 +62,7 @@ def fit(
         learning_rate: of each fit, ``(K,)``.
         optimizer: ``adam`` or ``sgd``.
         df: degrees of freedom ``(K,)`` of targets that are sampled and have Student-t components.
+        checkpoint: from which to go on, and where to keep how far this is.
     """
     theta = theta.clone()
     descent = {"adam": Adam, "sgd": SGD}[optimizer]([theta], learning_rate)
@@ -66,7 +70,14 @@ def fit(
     steps_done = torch.zeros(len(theta), dtype=torch.long, device=theta.device)
     kept = curve_steps(steps)
     curve = theta.new_zeros(len(kept), len(theta))
-    draws = _draws(family.noise_dim, samples, steps, seeds, theta, divergence.samples_target, df)
+    streams = _Streams.of(seeds, str(theta.device), df)
+    block = max(1, NOISE_BLOCK[theta.device.type] // (family.noise_dim * _padded(samples)))
+    moments = {f"moment_{k}": moment for k, moment in enumerate(chain.from_iterable(descent.moments))}
+    state = State(
+        {"theta": theta, "active": active, "steps_done": steps_done, "curve": curve.T, **moments}, streams.of_cells
+    )
+    first = checkpoint.restore(state)
+    draws = _draws(family.noise_dim, samples, range(first, steps), block, streams, theta, divergence.samples_target, df)
 
     def advance(
         normal: Tensor, uniform: Tensor | None, gamma: Tensor | None, move: Move, whole: bool, capped: bool
@@ -86,10 +97,11 @@ def fit(
     # 4.85. So none is longer than 1 while the learning rate is whole. Afterwards any may be: cut to 1, draws of a
     # skewed gradient have another mean, and fits would come to rest beside the optimum.
     replay = {capped: replayed(partial(advance, whole=False, capped=capped), theta.device) for capped in (True, False)}
-    column = 0
+    column = min(int(np.searchsorted(kept, first)), len(kept) - 1)
     # Where autograd has no part, torch need not be ready for it: an eighth of the time of a small stack's step.
     with torch.inference_mode(divergence.is_written_out(target, family)):
-        for step, (noise, move) in enumerate(zip(draws, descent.moves(steps), strict=True)):
+        moves = islice(descent.moves(steps), first, None)
+        for step, (noise, move) in enumerate(zip(draws, moves, strict=True), start=first):
             capped = decay(step / steps) == 1
             if step == kept[column]:
                 loss = advance(*noise, move, whole=True, capped=capped)
@@ -98,6 +110,8 @@ def fit(
                 column = min(column + 1, len(kept) - 1)
             else:
                 replay[capped](*noise, move)
+            if (step + 1) % block == 0 and step + 1 < steps:
+                checkpoint.keep_if_due(step + 1, steps, state)
     return Fit(theta, steps_done.cpu().numpy(), kept, curve.T.double().cpu().numpy())
 
 
@@ -106,34 +120,59 @@ def curve_steps(steps: int) -> np.ndarray:
     return np.unique(np.geomspace(1, steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
 
 
+@dataclass(frozen=True)
+class _Streams:
+    """Generators of the noise and of the target's samples, and whose draws each cell ``(K,)`` sees: of one seed, the
+    same."""
+
+    noise: Sequence[torch.Generator]
+    noise_rows: Tensor
+    data: Sequence[torch.Generator]
+    data_rows: Tensor
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], device: str, df: Tensor | None) -> _Streams:
+        noise, noise_rows = randomness.shared_generators(seeds, "noise", device)
+        data, data_rows = randomness.shared_generators(seeds, "data", device)
+        if df is not None:  # gamma noise differs between targets of one seed
+            data, data_rows = randomness.generators(seeds, "data", device), torch.arange(len(seeds), device=device)
+        return cls(noise, noise_rows, data, data_rows)
+
+    @property
+    def of_cells(self) -> dict[str, list[torch.Generator]]:
+        return {
+            "noise": [self.noise[row] for row in self.noise_rows.tolist()],
+            "data": [self.data[row] for row in self.data_rows.tolist()],
+        }
+
+
+def _padded(samples: int) -> int:
+    return -(-samples // LINE) * LINE
+
+
 def _draws(
     dim: int,
     samples: int,
-    steps: int,
-    seeds: Sequence[int],
+    steps: range,
+    block: int,
+    streams: _Streams,
     like: Tensor,
     samples_target: bool,
     df: Tensor | None,
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Each step's `Noise`: normal, uniform and gamma, drawn for many steps at once; cells of one seed share it."""
-    device = str(like.device)
-    normals, rows = randomness.shared_generators(seeds, "noise", device)
-    data, data_rows = randomness.shared_generators(seeds, "data", device)
-    if df is not None:  # gamma noise differs between targets of one seed
-        data, data_rows = randomness.generators(seeds, "data", device), torch.arange(len(seeds), device=device)
-    width = -(-samples // LINE) * LINE
-    block = max(1, NOISE_BLOCK[like.device.type] // (dim * width))
-    for start in range(0, steps, block):
-        count = min(block, steps - start)
-        normal = randomness.normal((block, dim, width), normals, like.dtype)
+    """Each step's `Noise`: normal, uniform and gamma, drawn for a block of steps at once."""
+    width = _padded(samples)
+    for start in steps[::block]:
+        count = min(block, steps.stop - start)
+        normal = randomness.normal((block, dim, width), streams.noise, like.dtype)
         uniform = gamma = None
         if samples_target:
-            uniform = randomness.uniform((block, width), data, like.dtype)
+            uniform = randomness.uniform((block, width), streams.data, like.dtype)
         if samples_target and df is not None:
-            gamma = randomness.gamma(0.5 * df, block * width, data).view(-1, block, width)
+            gamma = randomness.gamma(0.5 * df, block * width, streams.data).view(-1, block, width)
         for i in range(count):
             yield (
-                normal[:, i].index_select(0, rows),
-                None if uniform is None else uniform[:, i].index_select(0, data_rows),
+                normal[:, i].index_select(0, streams.noise_rows),
+                None if uniform is None else uniform[:, i].index_select(0, streams.data_rows),
                 None if gamma is None else gamma[:, i],
             )

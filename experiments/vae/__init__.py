@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from experiments.experiment import Cell, Experiment, Metric, Outcome
+from experiments.experiment import Cell, Checkpoints, Experiment, Metric, Outcome
 from experiments.experiment import Params as BaseParams
 from experiments.metrics import DENSITY_METRICS
 from experiments.metrics import LABELS as METRIC_LABELS
@@ -215,8 +215,7 @@ def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
     activations = 2 * params.batch_size * sum(sum(w) for w in layers)
     noise = 2 * max(NOISE_CHUNK, params.batch_size * max(params.latent_dim, target.dim)) * 4
     fixed = target.dim * (params.train_size or 0)
-    trace = 3 * params.steps * (1 + params.latent_dim)
-    each = 500_000 + item * (9 * parameters + activations + noise + 2 * fixed + trace)
+    each = 500_000 + item * (9 * parameters + activations + noise + 2 * fixed)
     return -(-cells // BLOCK) * BLOCK * each
 
 
@@ -232,11 +231,11 @@ def _parameters(widths: Sequence[int]) -> int:
     return sum(out * (before + 1) for before, out in pairwise(widths))
 
 
-def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Train and evaluate a stack of cells of one batch key."""
     from experiments.vae.batch import run
 
-    return run(cells, device)
+    return run(cells, device, checkpoints)
 
 
 VAE = Experiment(

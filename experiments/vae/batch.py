@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.experiment import Cell, Outcome
+from experiments.checkpoint import Checkpoint
+from experiments.experiment import Cell, Checkpoints, Outcome
 from experiments.stacked_analytic import stack
 from experiments.targets import Points
 from experiments.vae import BLOCK, widths
@@ -22,20 +23,19 @@ from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
 STACK = {"cpu": 64, "cuda": 1024}  # trained at once; more would not be faster
 JUDGED = {"cpu": BLOCK, "cuda": 64}  # at once
-POINTS_OF_CURVE = 30
 
 
-def run(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Train and evaluate cells of one batch key, in their order."""
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), STACK[device]):
-        outcomes += _run_stack(cells[start : start + STACK[device]], device)
+        outcomes += _run_stack(cells[start : start + STACK[device]], device, checkpoints)
     return outcomes
 
 
-def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def _run_stack(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None) -> list[Outcome]:
     views = Views.of([*cells, *[cells[-1]] * (-len(cells) % BLOCK)])
-    model, term, trace = _train(views, device)
+    model, term, trace = _train(views, device, Checkpoint(cells, checkpoints))
     lasted = _steps_lasted(model, trace)
     noise_std = _noise_std(views, term, model.flat)
     judged: list[Judgement] = []
@@ -52,24 +52,27 @@ def _run_stack(cells: Sequence[Cell], device: str) -> list[Outcome]:
     ]
 
 
-def _train(views: Views, device: str) -> tuple[Stack, DataTerm, Trace]:
+def _train(views: Views, device: str, checkpoint: Checkpoint) -> tuple[Stack, DataTerm, Trace]:
     params, dim = views.cells[0].params, views.targets[0].dim
     dtype = getattr(torch, params.dtype)
     shape = Widths(*widths(params, dim))
     model = Stack.zeros(len(views.cells), shape, dtype, device)
     initialise(model.every_layer, views.generators("init", device))
     chunk = chunk_steps(params.batch_size, max(dim, params.latent_dim))
-    draws = noise(params.latent_dim, params.batch_size, chunk, views.generators("noise", device), dtype)
+    streams = {"data": views.generators("data", device), "noise": views.generators("noise", device)}
+    draws = noise(params.latent_dim, params.batch_size, chunk, streams["noise"], dtype)
     term = data_term(params.likelihood, views.per_cell(lambda p: p.noise_std, model.flat), dim)
     trace = train(
         model,
         shape,
         _schedule(views, model.flat),
         term,
-        _data(views, chunk, dtype, device),
+        _data(views, chunk, dtype, device, streams["data"]),
         draws,
         steps=params.steps,
         batch_size=params.batch_size,
+        streams=streams,
+        checkpoint=checkpoint,
     )
     return model, term, trace
 
@@ -90,10 +93,11 @@ def _schedule(views: Views, like: Tensor) -> Schedule:
     )
 
 
-def _data(views: Views, chunk: int, dtype: torch.dtype, device: str) -> Iterator[Tensor]:
+def _data(
+    views: Views, chunk: int, dtype: torch.dtype, device: str, streams: Sequence[torch.Generator]
+) -> Iterator[Tensor]:
     """Minibatches, in chunks ``(K, D, C, N)``."""
     params = views.cells[0].params
-    streams = views.generators("data", device)
     if isinstance(views.targets[0], Points):
         minibatches = resampled(_point_sets(views, dtype, device), params.batch_size, chunk, streams)
         if params.likelihood == "bernoulli":
@@ -119,11 +123,9 @@ def _point_sets(views: Views, dtype: torch.dtype, device: str) -> list[Tensor]:
 
 def _steps_lasted(model: Stack, trace: Trace) -> Tensor:
     """How many steps stayed finite, ``(K,)``: all of them only if the parameters ended finite too."""
-    finite = torch.isfinite(trace.error) & torch.isfinite(trace.kl).all(dim=-1)
-    lasted = finite.long().cumprod(dim=0).sum(dim=0)
-    parameters = [p for layer in model.every_layer for p in (layer.weight, layer.bias)]
-    sound = torch.stack([torch.isfinite(p).flatten(1).all(dim=1) for p in parameters]).all(dim=0)
-    return torch.where(sound, lasted, lasted.clamp(max=len(finite) - 1)).cpu()
+    sound = torch.stack([torch.isfinite(p).flatten(1).all(dim=1) for p in model.parameters]).all(dim=0)
+    last = int(trace.steps[-1])
+    return torch.where(sound, trace.lasted, trace.lasted.clamp(max=last)).cpu()
 
 
 def _evaluable(network: Sequence[Layer], part: slice, alive: Tensor) -> list[Layer]:
@@ -136,15 +138,13 @@ def _evaluable(network: Sequence[Layer], part: slice, alive: Tensor) -> list[Lay
 def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Minibatch means at a few steps, evenly spaced in their logarithm; each curve is ``(K, S)``."""
     params = views.cells[0].params
-    steps = np.unique(np.geomspace(1, params.steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
-    kept = torch.as_tensor(steps)
-    error, kl = trace.error.cpu()[kept].double(), trace.kl.cpu()[kept].double()
+    error, kl = trace.error.cpu().double(), trace.kl.cpu().double()
     log_volume = torch.tensor([c.log_volume for c in views.coordinates], dtype=torch.float64)
     noise_std, dim = views.per_cell(lambda p: p.noise_std, error), views.targets[0].dim
     term = data_term(params.likelihood, noise_std, dim).loss(error)
     distortion = data_term("gaussian", noise_std, dim).loss(error) if params.likelihood == "mse" else term
     schedule = _schedule(views, error)
-    kl_weight = schedule.kl_weight * kl_weight_factor(schedule, kept.unsqueeze(1), params.steps)
+    kl_weight = schedule.kl_weight * kl_weight_factor(schedule, torch.as_tensor(trace.steps).unsqueeze(1), params.steps)
     floor = torch.where(schedule.free_bits > 0, schedule.free_bits, -math.inf).unsqueeze(-1)
     jacobian = 0.0 if params.likelihood == "mse" else log_volume
     curves = {
@@ -152,7 +152,7 @@ def _curves(views: Views, trace: Trace) -> tuple[np.ndarray, dict[str, np.ndarra
         "rate": kl.sum(dim=-1),
         "distortion": distortion + log_volume,
     }
-    return steps, {name: curve.T.numpy() for name, curve in curves.items()}
+    return trace.steps, {name: curve.T.numpy() for name, curve in curves.items()}
 
 
 def _outcome(cell: Cell, lasted: int, judged: Judgement, steps: np.ndarray, curves: dict[str, np.ndarray]) -> Outcome:

@@ -61,12 +61,23 @@ class Stack:
         encoder, decoder = (stack * parameter_count(w) for w in (widths.encoder, widths.decoder))
         # Rounded up, so that elementwise kernels never fall into their scalar remainder loops.
         flat = torch.zeros(-(-(encoder + decoder) // 64) * 64, dtype=dtype, device=device)
+        return cls.over(flat, stack, widths)
+
+    @classmethod
+    def over(cls, flat: Tensor, stack: int, widths: Widths) -> Stack:
+        """Networks whose parameters are the elements of ``flat``."""
+        encoder = stack * parameter_count(widths.encoder)
         return cls(flat, layers(flat, stack, widths.encoder), layers(flat[encoder:], stack, widths.decoder))
 
     @property
     def every_layer(self) -> list[Layer]:
         """Of both networks."""
         return [*self.encoder, *self.decoder]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Every layer's weight and bias, ``(K, ...)``."""
+        return [p for layer in self.every_layer for p in (layer.weight, layer.bias)]
 
 
 def padded_columns(count: int) -> int:

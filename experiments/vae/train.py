@@ -15,14 +15,17 @@ step is some sixty kernels for the whole stack, and waits for no result.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 from experiments.adam import Adam, Move
+from experiments.checkpoint import NOWHERE, Checkpoint, State
 from experiments.replay import replayed
 from experiments.vae.data_term import DataTerm
 from experiments.vae.network import Stack, Widths, backward, forward, padded_columns
@@ -30,6 +33,7 @@ from experiments.vae.network import Stack, Widths, backward, forward, padded_col
 # A noise far too narrow has an enormous gradient. What Adam divides by must not remember it for long: with the usual
 # 0.999 the noise then stands still short of its optimum.
 BETAS_OF_TERM = (0.9, 0.99)
+POINTS_OF_CURVE = 30
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,35 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Trace:
-    """Means over each step's minibatch: the data term's error ``(S, K)``, KL of each dimension ``(S, K, L)``."""
+    """What is known of the steps: means over the minibatches of a few, and how many of each cell stayed finite.
 
+    Args:
+        steps: counted from 0, evenly spaced in their logarithm, ``(S,)``.
+        error: of the data term, ``(S, K)``.
+        kl: of each latent dimension, ``(S, K, L)``.
+        lasted: ``(K,)``.
+    """
+
+    steps: np.ndarray
     error: Tensor
     kl: Tensor
+    lasted: Tensor
+
+    @classmethod
+    def zeros(cls, steps: int, stack: int, latent: int, like: Tensor) -> Trace:
+        """Of no step so far."""
+        shown = np.unique(np.geomspace(1, steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
+        points, lasted = len(shown), like.new_zeros(stack, dtype=torch.long)
+        return cls(shown, like.new_zeros(points, stack), like.new_zeros(points, stack, latent), lasted)
+
+    def take(self, first: int, error: Tensor, kl: Tensor) -> None:
+        """The next steps, from ``first`` on: ``(C, K)`` and ``(C, K, L)``."""
+        finite = torch.isfinite(error) & torch.isfinite(kl).all(dim=-1)
+        run = finite.long().cumprod(dim=0).sum(dim=0)
+        self.lasted.add_(torch.where(self.lasted == first, run, 0))
+        begin, end = np.searchsorted(self.steps, (first, first + len(error)))
+        for row, step in enumerate(self.steps[begin:end], start=int(begin)):
+            self.error[row], self.kl[row] = error[step - first], kl[step - first]
 
 
 @torch.inference_mode()  # gradients are written out, and torch need not be ready for autograd
@@ -61,6 +90,8 @@ def train(
     *,
     steps: int,
     batch_size: int,
+    streams: Mapping[str, Sequence[torch.Generator]] | None = None,
+    checkpoint: Checkpoint = NOWHERE,
 ) -> Trace:
     """Train in place.
 
@@ -68,13 +99,15 @@ def train(
         term: the data term of the loss, whose parameters are trained too.
         data: chunks of C minibatches, ``(K, D, C, N)``, as many as the steps need.
         noise: standard normal draws for each, ``(K, L, C, N)``.
+        streams: from which data and noise are drawn, a chunk of both when it is needed.
+        checkpoint: from which to go on, and where to keep how far this is.
     """
     flat, stack = model.flat, len(schedule.kl_weight)
     gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
     optimiser = Adam([flat], _per_parameter(schedule.learning_rate, widths, flat))
     of_term = Adam(term.parameters, schedule.learning_rate, betas=BETAS_OF_TERM)
     buffers = _Buffers.allocate(widths, stack, padded_columns(batch_size), flat)
-    trace = Trace(flat.new_empty(steps, stack), flat.new_empty(steps, stack, widths.latent))
+    trace = Trace.zeros(steps, stack, widths.latent, flat)
     # The loss is a mean over the minibatch: each point's share of it, and nothing for the padding.
     share = flat.new_zeros(padded_columns(batch_size))
     share[:batch_size] = 1 / batch_size
@@ -92,19 +125,39 @@ def train(
         return slope.error, kl
 
     replay = replayed(advance, flat.device)
-    moves = (optimiser.moves(steps), of_term.moves(steps))
-    minibatches = zip(_steps(data), _steps(noise), _kl_weights(schedule, steps), *moves, strict=False)
-    for step, minibatch in zip(range(steps), minibatches, strict=False):
-        trace.error[step], trace.kl[step] = replay(*minibatch)
+    tensors = {f"parameter_{k}": p for k, p in enumerate([*model.parameters, *term.parameters])}
+    moments = [*_views(optimiser, stack, widths), *chain.from_iterable(of_term.moments)]
+    tensors |= {f"moment_{k}": moment for k, moment in enumerate(moments)}
+    tensors |= {"error": trace.error.T, "kl": trace.kl.transpose(0, 1), "lasted": trace.lasted}
+    state = State(tensors, streams or {})
+    done = checkpoint.restore(state)
+    moves = (islice(of.moves(steps), done, None) for of in (optimiser, of_term))
+    per_step = zip(islice(_kl_weights(schedule, steps), done, None), *moves, strict=False)
+    for x, epsilon in zip(map(_padded, data), map(_padded, noise), strict=False):
+        count = min(x.shape[2], steps - done)
+        error, kl = flat.new_empty(count, stack), flat.new_empty(count, stack, widths.latent)
+        minibatches = zip(x.unbind(2), epsilon.unbind(2), islice(per_step, count), strict=False)
+        for i, (points, draws, others) in enumerate(minibatches):
+            error[i], kl[i] = replay(points, draws, *others)
+        trace.take(done, error, kl)
+        done += count
+        if done == steps:  # before more is drawn
+            break
+        checkpoint.keep_if_due(done, steps, state)
     trace.error.div_(batch_size)
     return trace
 
 
-def _steps(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Minibatches ``(K, D, N)`` out of chunks ``(K, D, C, N)``, N padded with zeros."""
-    for chunk in chunks:
-        missing = padded_columns(chunk.shape[-1]) - chunk.shape[-1]
-        yield from (pad(chunk, (0, missing)) if missing else chunk).unbind(2)
+def _views(optimiser: Adam, stack: int, widths: Widths) -> list[Tensor]:
+    """The moments of all networks' parameters as tensors ``(K, ...)``."""
+    (moments,) = optimiser.moments
+    return [p for moment in moments for p in Stack.over(moment, stack, widths).parameters]
+
+
+def _padded(chunk: Tensor) -> Tensor:
+    """A chunk ``(K, D, C, N)`` of minibatches, N padded with zeros."""
+    missing = padded_columns(chunk.shape[-1]) - chunk.shape[-1]
+    return pad(chunk, (0, missing)) if missing else chunk
 
 
 def kl_weight_factor(schedule: Schedule, step: Tensor, steps: int) -> Tensor:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from runner.batch import Batch
+    from runner.checkpoint import Keeper
     from runner.experiment import Experiment
     from runner.worker import Context
 
@@ -66,6 +67,7 @@ def open_executor(
     experiments: Mapping[str, Experiment],
     context: Context,
     *,
+    checkpoints: Keeper | None = None,
     workers: int | None = None,
     address: str | None = None,
 ) -> Executor:
@@ -75,13 +77,14 @@ def open_executor(
         name: ``inline`` or ``tune``.
         experiments: by name, as batches refer to them.
         context: what every record of this run shares.
+        checkpoints: where long batches go on from, and leave how far they are; nowhere unless given.
         workers: how many batches may run at the same time; as many as there are cores unless given.
         address: of an existing Ray cluster, ``host:port`` or ``auto``; a private Ray is started without one.
     """
     if name == "inline":
         from runner.executors.inline import InlineExecutor
 
-        return InlineExecutor(experiments, context)
+        return InlineExecutor(experiments, context, checkpoints)
     from runner.executors.tune import TuneExecutor
 
-    return TuneExecutor(experiments, context, workers=workers, address=address)
+    return TuneExecutor(experiments, context, checkpoints=checkpoints, workers=workers, address=address)

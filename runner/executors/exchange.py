@@ -19,12 +19,20 @@ class Delivery:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a trial sends on its way: a checkpoint of its batch."""
+
+    trial: str
+    checkpoint: bytes
+
+
 class Exchange:
     """Batches on offer, by trial, and the records that came back."""
 
     def __init__(self) -> None:
         self._offers: dict[str, bytes] = {}
-        self._results: asyncio.Queue[Delivery] = asyncio.Queue(RESULTS_WAITING)
+        self._results: asyncio.Queue[Delivery | Progress] = asyncio.Queue(RESULTS_WAITING)
 
     async def offer(self, trial: str, payload: bytes) -> None:
         """Keep a batch until the trial's records are delivered."""
@@ -39,7 +47,12 @@ class Exchange:
         if self._offers.pop(delivery.trial, None) is not None:
             await self._results.put(delivery)
 
-    async def collect(self, seconds: float) -> list[Delivery]:
+    async def tell(self, progress: Progress) -> None:
+        """Pass a checkpoint on; waits while the driver is far behind, and drops what nobody expects."""
+        if progress.trial in self._offers:
+            await self._results.put(progress)
+
+    async def collect(self, seconds: float) -> list[Delivery | Progress]:
         """All that has been delivered, waiting up to ``seconds`` for the first."""
         try:
             results = [await asyncio.wait_for(self._results.get(), seconds)]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 from runner import worker
 from runner.batch import Batch
+from runner.checkpoint import Keeper
 from runner.executors import BatchResult
 from runner.experiment import Experiment
 from runner.worker import Context
@@ -20,6 +22,7 @@ class InlineExecutor:
 
     experiments: Mapping[str, Experiment]
     context: Context
+    checkpoints: Keeper | None = None
 
     @property
     def workers(self) -> int:
@@ -39,11 +42,17 @@ class InlineExecutor:
         for batch in batches:
             started = time.perf_counter()
             device = worker.usable_device(given_gpu=batch.resources.gpu > 0)
-            table = worker.run(self.experiments[batch.experiment], batch, self.context, device)
+            held, send = self._kept(batch)
+            table = worker.run(self.experiments[batch.experiment], batch, self.context, device, held=held, send=send)
             yield BatchResult(batch, table, time.perf_counter() - started)
 
     def close(self) -> None:
         """Nothing was started."""
+
+    def _kept(self, batch: Batch) -> tuple[list[bytes], Callable[[bytes], None] | None]:
+        if self.checkpoints is None:
+            return [], None
+        return self.checkpoints.read(cell.id for cell in batch.cells), partial(self.checkpoints.write, batch)
 
     def __enter__(self) -> Self:
         return self

@@ -3,7 +3,8 @@
 Batches and records take one short way, and no worker needs the driver's disk::
 
     driver --offer--> exchange (an actor beside the driver) --fetch--> trial: worker.run
-    driver <-collect-- exchange                             <-deliver-- trial
+    driver <-collect-- exchange                             <-deliver-- trial   (records)
+                                                            <-tell----- trial   (checkpoints of long batches)
 
 Tune decides where and when a trial runs; a searcher hands it one batch per trial, as workers come free.
 Of each batch Tune itself sees only an id and a few numbers: it keeps every trial's configuration and last
@@ -34,10 +35,11 @@ import pyarrow as pa
 
 from runner import collector, worker
 from runner.batch import Batch
+from runner.checkpoint import Keeper
 from runner.errors import ExecutorError
 from runner.executors import BatchResult, haste, setup
 from runner.executors.background import in_background, take_back_sigterm
-from runner.executors.exchange import Delivery, Exchange
+from runner.executors.exchange import Delivery, Exchange, Progress
 from runner.executors.work import Work, results, to_stream
 from runner.experiment import Experiment
 from runner.worker import Context
@@ -67,11 +69,13 @@ class TuneExecutor:
         experiments: Mapping[str, Experiment],
         context: Context,
         *,
+        checkpoints: Keeper | None = None,
         workers: int | None = None,
         address: str | None = None,
     ) -> None:
         self._experiments = experiments
         self._context = context
+        self._checkpoints = checkpoints
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._workers = workers if self._address else workers or setup.cores()
         self._cluster: Future[Cluster] | None = None
@@ -94,7 +98,7 @@ class TuneExecutor:
         """Begin to start or join Ray in the background; a failure shows when it is needed."""
         if self._cluster is None:
             self._cluster, self._closed = Future(), threading.Event()
-            self._keeper = threading.Thread(target=self._keep, args=(self._cluster, self._closed), daemon=True)
+            self._keeper = threading.Thread(target=self._hold, args=(self._cluster, self._closed), daemon=True)
             self._keeper.start()
 
     def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
@@ -109,11 +113,11 @@ class TuneExecutor:
         cluster = self._connected()
         take_back_sigterm()
         setup.check_resources(batches, cluster.resources)
-        work, cells = Work(deque(batches)), sum(len(batch.cells) for batch in batches)
+        work, cells = Work(deque(batches), self._held), sum(len(batch.cells) for batch in batches)
         pack = partial(_pack, self._experiments, self._context)
         fit = in_background(_fit, work, cluster, pack, self.workers)
         try:
-            yield from results(work, cells, fit, partial(_collect, cluster), self._failed)
+            yield from results(work, cells, fit, partial(_collect, cluster), self._keep, self._failed)
         finally:
             work.stopped = True
             wait_for([fit], timeout=STOP_SECONDS)
@@ -133,7 +137,7 @@ class TuneExecutor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _keep(self, cluster: Future[Cluster], closed: threading.Event) -> None:
+    def _hold(self, cluster: Future[Cluster], closed: threading.Event) -> None:
         # Linux ends Ray's processes with the thread that started them, so this one stays until the end.
         try:
             with _ray(self._address, self._workers or 1, self._experiments.values()) as joined:
@@ -148,23 +152,30 @@ class TuneExecutor:
         assert self._cluster is not None
         return self._cluster.result()
 
+    def _held(self, batch: Batch) -> list[bytes]:
+        return self._checkpoints.read(cell.id for cell in batch.cells) if self._checkpoints else []
+
+    def _keep(self, batch: Batch, checkpoint: bytes) -> None:
+        if self._checkpoints:
+            self._checkpoints.write(batch, checkpoint)
+
     def _failed(self, batch: Batch, reason: str) -> pa.Table:
         return worker.failed(self._experiments[batch.experiment], batch, self._context, reason)
 
 
-def _pack(experiments: Mapping[str, Experiment], context: Context, batch: Batch) -> bytes:
+def _pack(experiments: Mapping[str, Experiment], context: Context, batch: Batch, held: Sequence[bytes]) -> bytes:
     """Functions and classes of importable modules travel by name, all others by value."""
     from ray import cloudpickle
 
-    payload: bytes = cloudpickle.dumps((experiments[batch.experiment], batch, context))
+    payload: bytes = cloudpickle.dumps((experiments[batch.experiment], batch, context, held))
     return payload
 
 
-def _collect(cluster: Cluster) -> list[Delivery]:
+def _collect(cluster: Cluster) -> list[Delivery | Progress]:
     import ray
 
     try:
-        deliveries: list[Delivery] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
+        deliveries: list[Delivery | Progress] = ray.get(cluster.exchange.collect.remote(POLL_SECONDS))
     except ray.exceptions.RayError as error:
         raise ExecutorError(setup.ray_lost(error)) from error
     return deliveries
@@ -180,11 +191,15 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     payload = ray.get(exchange.fetch.remote(trial))
     started = time.perf_counter()
     table, problem = None, None
+
+    def send(checkpoint: bytes) -> None:
+        ray.get(exchange.tell.remote(Progress(trial, checkpoint)))
+
     try:
         if payload is not None:
-            experiment, batch, context = cloudpickle.loads(payload)
+            experiment, batch, context, held = cloudpickle.loads(payload)
             device = worker.usable_device(given_gpu=bool(ray.get_gpu_ids()))
-            table = to_stream(worker.run(experiment, batch, context, device))
+            table = to_stream(worker.run(experiment, batch, context, device, held=held, send=send))
     except Exception as error:
         problem = worker.describe(error)
     seconds = time.perf_counter() - started
@@ -192,7 +207,7 @@ def _trial(config: dict[str, Any], exchange: Any) -> None:
     tune.report({"cells": config["cells"], "seconds": seconds, "done": True})
 
 
-def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: int) -> None:
+def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch, Sequence[bytes]], bytes], workers: int) -> None:
     """Let Tune run trials until nothing is waiting or running, or the work is stopped."""
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
@@ -222,7 +237,7 @@ def _fit(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes], workers: 
         tuner.fit()
 
 
-def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tuple[Any, Any, Any]:
+def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch, Sequence[bytes]], bytes]) -> tuple[Any, Any, Any]:
     """How Tune asks for the next batch, tells of a lost one, and learns that it should stop."""
     import ray
     from ray import tune
@@ -237,7 +252,7 @@ def _hooks(work: Work, cluster: Cluster, pack: Callable[[Batch], bytes]) -> tupl
                 # A running batch may yet come back in halves.
                 return None if work.running else Searcher.FINISHED
             batch = work.take(trial_id)
-            ray.get(cluster.exchange.offer.remote(trial_id, pack(batch)))
+            ray.get(cluster.exchange.offer.remote(trial_id, pack(batch, work.held(batch))))
             needs = batch.resources
             return {"batch": batch.id, "cells": len(batch.cells), "cpu": needs.cpu, "gpu": needs.gpu}
 

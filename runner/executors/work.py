@@ -13,7 +13,7 @@ import pyarrow as pa
 from runner.batch import Batch
 from runner.errors import ExecutorError
 from runner.executors import BatchResult
-from runner.executors.exchange import Delivery
+from runner.executors.exchange import Delivery, Progress
 from runner.worker import describe
 
 # A cell whose worker dies this often while it runs alone is the cause of it, not a bystander.
@@ -26,9 +26,13 @@ class Work:
 
     A batch leaves ``out`` once, by an atomic pop: collected, or lost and put back. So no cell counts twice,
     even if a worker dies between delivering its records and ending its trial.
+
+    Args:
+        held: the checkpoints that there are of a batch's cells.
     """
 
     waiting: deque[Batch]
+    held: Callable[[Batch], list[bytes]] = lambda batch: []
     out: dict[str, Batch] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     deaths: Counter[str] = field(default_factory=Counter)
@@ -70,7 +74,8 @@ def results(
     work: Work,
     left: int,
     trials: Future[None],
-    collect: Callable[[], list[Delivery]],
+    collect: Callable[[], list[Delivery | Progress]],
+    keep: Callable[[Batch, bytes], None],
     failed: Callable[[Batch, str], pa.Table],
 ) -> Iterator[BatchResult]:
     """Yield what comes back until no cell is left.
@@ -80,6 +85,7 @@ def results(
         left: how many cells there are.
         trials: what runs them; done when none is left.
         collect: waits a little for deliveries; called once more after the trials have ended.
+        keep: takes a checkpoint of a batch that is out.
         failed: the records of a batch that is dead.
 
     Raises:
@@ -89,6 +95,10 @@ def results(
         ended = trials.done()
         found = list(_buried(work, failed))
         for delivery in collect():
+            if isinstance(delivery, Progress):
+                if delivery.trial in work.out:
+                    keep(work.out[delivery.trial], delivery.checkpoint)
+                continue
             batch = work.out.pop(delivery.trial, None)
             if batch and delivery.table:
                 table = pa.ipc.open_stream(delivery.table).read_all()

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from runner.errors import NoResultsError, StoreError
 from runner.hints import looking
+from runner.store.manifest import SWEEP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,12 +112,15 @@ def _pandas(table: pa.Table) -> pd.DataFrame:
     return frame
 
 
-def find_folder(sweep: str | Path, results: str | Path = "results") -> Path:
-    """The results folder of a sweep: a name is one under ``results``, which no folder here hides; else it is a path."""
+def find_folder(sweep: str | Path, results: str | Path = "results", *, begun: bool = False) -> Path:
+    """The results folder of a sweep: a name is one under ``results``, which no folder here hides; else it is a path.
+
+    ``begun``: one without results will do, in which a run has begun.
+    """
     path = Path(sweep)
     named = isinstance(sweep, str) and path.name == sweep != ".."
     for folder in (Path(results) / path,) if named else (path, Path(results) / path):
-        if _has_results(folder):
+        if _has_results(folder) or (begun and (folder / SWEEP).is_file()):
             return folder if folder.name not in ("", "..") else folder.resolve()  # messages and MLflow show its name
     known = sorted(path.parent.name for path in Path(results).glob("*/cells.parquet"))
     near = difflib.get_close_matches(str(sweep), known, n=1)

@@ -36,7 +36,7 @@ def batch_key(params: ToyParams, target: Target) -> Hashable:
     return params.size, params.hidden, target.dim
 
 
-def run_batch(cells: Sequence[Cell], device: str) -> list[Outcome]:
+def run_batch(cells: Sequence[Cell], device: str, checkpoints: Any = None) -> list[Outcome]:
     for cell in cells:
         if cell.params.mode == "raise":
             raise RuntimeError(f"the toy with seed {cell.seed} was told to raise")

@@ -65,7 +65,7 @@ def test_what_an_abandoned_run_delivers_is_not_taken_for_this_one() -> None:
         Delivery("before", to_stream(table.slice(0, 1)), 0.0),
         Delivery("now", to_stream(table), 2.5),
     ]
-    (result,) = results(work, 2, trials, lambda: deliveries, lambda batch, reason: table)
+    (result,) = results(work, 2, trials, lambda: deliveries, lambda batch, file: None, lambda batch, reason: table)
     assert result.batch is batch
     assert result.table.schema.equals(table.schema, check_metadata=True)
     assert suite.same(result.table.to_pylist(), table.to_pylist())
@@ -76,7 +76,7 @@ def test_trials_that_end_with_cells_left_are_an_error() -> None:
     work, trials = Work(deque(suite.batches(suite.cells(5), 2))), Future[None]()
     trials.set_exception(OSError("no space left"))
     with pytest.raises(ExecutorError, match=r"^OSError: no space left\n.*5 cells have no result") as caught:
-        list(results(work, 5, trials, list, lambda batch, reason: None))
+        list(results(work, 5, trials, list, lambda batch, file: None, lambda batch, reason: None))
     assert "same command" in str(caught.value)
 
 

@@ -9,20 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 from experiments.experiment import Outcome
-from runner.batch import Resources
+from runner.batch import Batch, Resources
 from runner.errors import ExecutorError
 from runner.executors import Executor, setup
 from runner.executors.tune import TuneExecutor
+from runner.store.checkpoints import CheckpointFolder
 from tests.runner import fakes
 from tests.suites import executors as suite
 
@@ -57,7 +59,7 @@ class TestTune(suite.ExecutorSuite):
 def test_a_lost_worker_costs_only_the_cell_that_keeps_killing_it(running_ray: None, tmp_path: Path) -> None:
     mark = tmp_path / "died"
 
-    def mortal(cells: Sequence[Any], device: str) -> list[Outcome]:
+    def mortal(cells: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         if any(cell.seed == 3 for cell in cells) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -75,9 +77,38 @@ def test_a_lost_worker_costs_only_the_cell_that_keeps_killing_it(running_ray: No
     assert suite.same(found, suite.alone([cell for cell in asked if cell.seed != 5]))
 
 
+def test_training_goes_on_from_its_checkpoint_after_its_worker_died(running_ray: None, tmp_path: Path) -> None:
+    def trained(cells: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
+        found = checkpoints.find(cells)
+        for step in range(int(found["step"][0]) if found else 0, 6):
+            with (tmp_path / "steps").open("a") as file:
+                file.write(f"{len(cells)}:{step} ")
+            if step == 3 and len(cells) > 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if checkpoints.due():
+                checkpoints.keep(cells, (step + 1) / 6, {"step": np.full(len(cells), step + 1)})
+        return fakes.run_batch(cells, device)
+
+    kept = CheckpointFolder(tmp_path, suite.CONTEXT.code_version)
+
+    class Keeper:
+        def read(self, cells: Iterable[str]) -> list[bytes]:
+            return kept.read(cells)
+
+        def write(self, batch: Batch, file: bytes) -> None:
+            assert [cell.id for cell in batch.cells] == list(kept.write(file).cells)
+
+    experiments, asked = {"toy": replace(fakes.TOY, run_batch=trained)}, suite.cells(2)
+    context = replace(suite.CONTEXT, checkpoint_seconds=0.0)
+    with TuneExecutor(experiments, context, checkpoints=Keeper(), workers=1) as executor:
+        found = suite.rows(executor.run(suite.batches(asked, 2)))
+    assert suite.same(found, suite.alone(asked))
+    assert (tmp_path / "steps").read_text() == "2:0 2:1 2:2 2:3 1:3 1:4 1:5 1:3 1:4 1:5 "
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_info"), reason="counts the heaps of glibc")
 def test_the_threads_of_a_worker_share_one_heap(running_ray: None, tmp_path: Path) -> None:
-    def heaps(cells: Sequence[Any], device: str) -> list[Outcome]:
+    def heaps(cells: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         libc = ctypes.CDLL(None)
         libc.fopen.restype = ctypes.c_void_p
         told = tmp_path / f"{os.getpid()}-{cells[0].seed}.xml"
@@ -105,7 +136,7 @@ def test_ray_tells_of_its_nodes_as_haste_asks_for_them(running_ray: None) -> Non
 def test_each_batch_gets_the_gpu_it_asks_for(running_ray: None, tmp_path: Path) -> None:
     import torch
 
-    def seen(batch: Sequence[Any], device: str) -> Sequence[Any]:
+    def seen(batch: Sequence[Any], device: str, checkpoints: Any = None) -> Sequence[Any]:
         (tmp_path / str(batch[0].seed)).write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {device}")
         return fakes.TOY.run_batch(batch, device)
 

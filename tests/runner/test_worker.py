@@ -27,7 +27,7 @@ def test_halving_finds_exactly_the_cells_that_raise(data: st.DataObject) -> None
     bad = data.draw(st.sets(st.integers(0, count - 1)))
     calls = []
 
-    def counted(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def counted(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         calls.append(len(stack))
         return fakes.run_batch(stack, device)
 
@@ -41,13 +41,13 @@ def test_halving_finds_exactly_the_cells_that_raise(data: st.DataObject) -> None
 
 def test_too_few_outcomes_are_a_failure_of_the_batch() -> None:
     (batch,) = batches(cells(3), 3)
-    table = worker.run(replace(TOY, run_batch=lambda stack, device: []), batch, CONTEXT)
+    table = worker.run(replace(TOY, run_batch=lambda stack, device, checkpoints: []), batch, CONTEXT)
     assert set(table["status"].to_pylist()) == {"failed"}
     assert "0 outcomes for 1 cells" in table["error"][2].as_py()
 
 
 def test_an_interrupt_is_not_a_failed_cell() -> None:
-    def interrupted(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def interrupted(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         raise KeyboardInterrupt
 
     (batch,) = batches(cells(3), 3)
@@ -64,7 +64,7 @@ def test_the_halves_run_after_the_failed_attempt_has_let_go_of_its_memory() -> N
 
     held: list[weakref.ref[Tensor]] = []
 
-    def hungry(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def hungry(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         assert all(ref() is None for ref in held)
         tensor = Tensor()
         held.append(weakref.ref(tensor))
@@ -84,7 +84,7 @@ def test_the_halves_run_after_the_failed_attempt_has_let_go_of_its_memory() -> N
 def test_running_out_of_memory_halves_the_stack_until_it_fits() -> None:
     tried = []
 
-    def limited(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def limited(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         tried.append(len(stack))
         if len(stack) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -101,7 +101,7 @@ def test_running_out_of_memory_halves_the_stack_until_it_fits() -> None:
 def test_a_gpu_that_runs_out_of_memory_gets_smaller_stacks() -> None:
     tried = []
 
-    def large(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def large(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         tried.append(len(stack))
         torch.empty(len(stack) << 28, dtype=torch.uint8, device=device)  # 256 MB for each cell
         return fakes.run_batch(stack, "cpu")
@@ -124,7 +124,7 @@ def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2 * 10**9))
     seen = []
 
-    def noted(stack: Sequence[Any], device: str) -> list[Outcome]:
+    def noted(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
         seen.append(len(stack))
         return fakes.run_batch(stack, "cpu")
 

@@ -22,14 +22,14 @@ from tests.runner.fakes import TOY, ToyParams
 CONTEXT = Context(sweep="suite", code_version="1.2.3")
 
 
-def in_pairs(cells: Sequence[ExperimentCell], device: str) -> list[Outcome]:
+def in_pairs(cells: Sequence[ExperimentCell], device: str, checkpoints: Any = None) -> list[Outcome]:
     """Needs more memory than there is for any stack of more than two."""
     if len(cells) > 2:
         raise MemoryError(f"{len(cells)} cells do not fit")
     return fakes.run_batch(cells, device)
 
 
-def undeclared(cells: Sequence[ExperimentCell], device: str) -> list[Outcome]:
+def undeclared(cells: Sequence[ExperimentCell], device: str, checkpoints: Any = None) -> list[Outcome]:
     return [replace(o, metrics={"surprise": 1.0}) for o in fakes.run_batch(cells, device)]
 
 

@@ -1,0 +1,109 @@
+"""The folder ``checkpoints/``: how far the long batches in flight are, a file for each. The driver alone writes it."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from runner.canonical import digest
+from runner.checkpoint import Begun, Saved
+from runner.errors import StoreError
+from runner.store.files import replacing
+
+CHECKPOINTS = "checkpoints"
+
+_log = logging.getLogger(__name__)
+
+
+def in_training(folder: Path) -> set[str]:
+    """The cells of which a sweep's results folder has a checkpoint, now; for readers, who remove nothing."""
+    found: set[str] = set()
+    for path in (folder / CHECKPOINTS).glob("*.npz"):
+        with suppress(OSError, ValueError), path.open("rb") as file:
+            found.update(Saved.read(file, rows=False).cells)
+    return found
+
+
+class CheckpointFolder:
+    """Which file has the newest checkpoint of which cell.
+
+    A file goes when none of its cells needs it any more: each has a record, or a newer file. Files of other code, and
+    damaged ones, go at once.
+
+    Args:
+        folder: of the sweep's results.
+        code_version: of the code that would go on from them.
+        report: is told in a sentence what could not be used or written.
+    """
+
+    def __init__(self, folder: Path, code_version: str, report: Callable[[str], None] = _log.warning) -> None:
+        self._folder = folder / CHECKPOINTS
+        self._report = report
+        self._of_cell: dict[str, Path] = {}
+        self._shares: dict[Path, float] = {}
+        for path in sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime):
+            saved = self._usable(path, code_version)
+            if saved:
+                self._place(path, saved)
+
+    @property
+    def begun(self) -> Mapping[str, Begun]:
+        """The cells that are kept, by id."""
+        return {cell: Begun(path.stem, self._shares[path]) for cell, path in self._of_cell.items()}
+
+    def read(self, cells: Iterable[str]) -> list[bytes]:
+        """The files that have these cells."""
+        found = []
+        for path in dict.fromkeys(map(self._of_cell.get, cells)):
+            with suppress(OSError):  # training then begins anew
+                found += [path.read_bytes()] if path else []
+        return found
+
+    def write(self, file: bytes) -> Saved:
+        """Keep a file that a worker sent; says what is in it. A file that cannot be written is told of, and missed."""
+        saved = Saved.read(io.BytesIO(file), rows=False)
+        path = self._folder / f"{digest(','.join(saved.cells))}.npz"
+        try:
+            with replacing(path) as temporary:
+                temporary.write_bytes(file)
+        except StoreError as error:
+            self._report(f"A checkpoint is missing: {error}")
+        else:
+            self._place(path, saved)
+        return saved
+
+    def forget(self, cells: Iterable[str]) -> None:
+        """These need none any more."""
+        before = {self._of_cell.pop(cell) for cell in cells if cell in self._of_cell}
+        self._remove_unused(before)
+
+    def _place(self, path: Path, saved: Saved) -> None:
+        before = {self._of_cell[cell] for cell in saved.cells if cell in self._of_cell}
+        self._of_cell |= dict.fromkeys(saved.cells, path)
+        self._shares[path] = saved.share
+        self._remove_unused(before)
+
+    def _remove_unused(self, paths: Collection[Path]) -> None:
+        for path in set(paths) - set(self._of_cell.values()):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def _usable(self, path: Path, code_version: str) -> Saved | None:
+        try:
+            with path.open("rb") as file:
+                saved = Saved.read(file, rows=False)
+        except (OSError, ValueError) as error:
+            self._report(f"{path} is damaged ({error}); the training of its cells begins anew")
+            self._remove_unused({path})
+            return None
+        if saved.origin.code_version == code_version:
+            return saved
+        self._report(
+            f"{path} is of code {saved.origin.code_version}, and this is {code_version}; the training of its"
+            f" {len(saved.cells)} cells begins anew"
+        )
+        self._remove_unused({path})
+        return None
