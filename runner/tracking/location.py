@@ -24,8 +24,10 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # mlflow retries a request 7 times, waiting up to two minutes between: too long to end a sweep with.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # mlflow retries a request 7 times, waiting up to two minutes between: too long to end a sweep with. What fails is
+    # tried again as a whole.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
 }
 

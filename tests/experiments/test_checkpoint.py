@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from experiments.catalogue import CATALOGUE
 from experiments.experiment import Outcome
@@ -114,6 +115,19 @@ def test_going_on_is_as_if_nothing_had_happened(case: str) -> None:
         again = Memory(memory.kept[int(generator.integers(len(shares)))][1])
         assert _bits(run([cells[k] for k in part], "cpu", again)) == [expected[k] for k in part], (case, order)
         assert not again.kept or again.kept[0][0] > shares[0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", CASES)
+def test_going_on_on_a_gpu(case: str) -> None:
+    name, targets, given = CASES[case]
+    run, cells = CATALOGUE.experiments[name].run_batch, _cells(name, targets, {**given, "steps": 500})
+    memory = Memory()
+    expected = run(cells, "cuda", memory)
+    for one, other in zip(run(cells, "cuda", Memory(memory.kept[-1][1])), expected, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-6, nan_ok=True)
+        for curve in one.curves:
+            assert one.curves[curve] == pytest.approx(other.curves[curve], rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["kl_fit", "vae"])
