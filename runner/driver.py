@@ -29,11 +29,11 @@ from runner.progress import Listener, Silent, Tally
 from runner.provenance import Provenance, code_version
 from runner.report import load_libraries, write_report
 from runner.spec import Sweep
-from runner.store.checkpoints import CHECKPOINTS, CheckpointFolder
+from runner.store.checkpoints import CheckpointFolder
 from runner.store.files import remove_leftovers
 from runner.store.lock import hold
 from runner.store.manifest import SWEEP, write_manifest, write_text
-from runner.store.shards import RECORDS, write_shard
+from runner.store.shards import write_shard
 from runner.store.tables import Counts, write_tables
 from runner.store.targets import write_targets
 from runner.tracking.follower import Follower
@@ -130,8 +130,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
                 executor.start()
             with clock("prepare"):
                 origin = provenance.collect()
-                for place in (folder, folder / RECORDS, folder / CHECKPOINTS):
-                    remove_leftovers(place)
+                remove_leftovers(folder)
                 write_text(folder / SWEEP, sweep.to_yaml())
                 follower = _follow(folder, plan, origin, options, listener)
                 if follower:
@@ -197,11 +196,11 @@ def _tabulate(
 def _left_behind(folder: Path, plan: Plan, context: Context, listener: Listener) -> CheckpointFolder:
     """What an earlier run left of batches in training, of cells that still have no record."""
     checkpoints = CheckpointFolder(folder, context.code_version, listener.say)
-    begun = checkpoints.begun
-    left = {cell.id for cell in plan.todo if cell.id in begun}
-    checkpoints.forget({cell.id for cell in plan.cells if cell.id in begun} - left)
-    if left:
-        listener.say(f"{len(left):,} cells go on from where an earlier run left their training.")
+    if begun := checkpoints.begun:
+        left = {cell.id for cell in plan.todo if cell.id in begun}
+        checkpoints.forget({cell.id for cell in plan.cells if cell.id in begun} - left)
+        if left:
+            listener.say(f"{len(left):,} cells go on from where an earlier run left their training.")
     return checkpoints
 
 
