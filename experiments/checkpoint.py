@@ -33,7 +33,12 @@ class State:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Of one stack: where its cells, without the copies of the last one that pad it, are kept; nowhere unless given."""
+    """How far one stack is.
+
+    Args:
+        cells: without the copies of the last one that pad the stack.
+        kept_in: where; nowhere unless given.
+    """
 
     cells: Sequence[Cell] = ()
     kept_in: Checkpoints | None = field(default=None, repr=False)
@@ -64,10 +69,11 @@ class Checkpoint:
 
     def _suits(self, found: Mapping[str, np.ndarray], state: State) -> bool:
         """Whether it has the shapes of this state, and all cells are equally far."""
-        shapes = {name: (tuple(t.shape[1:]), str(t.dtype).removeprefix("torch.")) for name, t in state.tensors.items()}
-        held = {name: (rows.shape[1:], str(rows.dtype)) for name, rows in found.items()}
-        same = all(held.get(name) == shape for name, shape in shapes.items())
-        return same and set(found) == {STEP, *shapes, *state.generators} and len(set(found[STEP].tolist())) == 1
+        own = {name: tensor[0] for name, tensor in state.tensors.items()}
+        own |= {name: generators[0].get_state() for name, generators in state.generators.items()}
+        shapes = {name: (tuple(row.shape), str(row.dtype).removeprefix("torch.")) for name, row in own.items()}
+        held = {name: (rows.shape[1:], str(rows.dtype)) for name, rows in found.items() if name != STEP}
+        return held == shapes and len(set(found[STEP].tolist())) == 1
 
 
 NOWHERE = Checkpoint()

@@ -152,7 +152,8 @@ def test_what_does_not_suit_is_not_used() -> None:
     coarser = {cell: rows | {"parameter_0": rows["parameter_0"].astype(float)} for cell, rows in first.items()}
     fewer = {cell: {n: row for n, row in rows.items() if n != "moment_0"} for cell, rows in first.items()}
     unlike = {**first, 3: second[3]}
-    for kept in (wider, coarser, fewer, unlike):
+    other_torch = {cell: rows | {"noise": np.zeros(16, np.uint8)} for cell, rows in first.items()}
+    for kept in (wider, coarser, fewer, unlike, other_torch):
         again = Memory(kept)
         assert _bits(experiment.run_batch(cells, "cpu", again)) == expected
         assert len(again.kept) == len(memory.kept)
