@@ -45,7 +45,7 @@ class Comparison:
         heading = (*self.axes, *(HEADINGS.get(name, name) for name in measures), "n")
         rows = [
             (
-                *(_said(row[axis]) for axis in self.axes),
+                *(said(row[axis]) for axis in self.axes),
                 *(_measured(row, name) for name in measures),
                 str(row["n"]),
             )
@@ -113,7 +113,8 @@ def markdown(parts: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def _said(value: Any) -> str:
+def said(value: Any) -> str:
+    """A parameter's value as tables show it; ``-`` where it has none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

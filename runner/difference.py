@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.comparison import HEADINGS, JUDGED_BY
+from runner.comparison import HEADINGS, JUDGED_BY, said
 from runner.summary import by_experiment, parameters, statistics
 
 if TYPE_CHECKING:
@@ -35,9 +36,18 @@ class Difference:
     rows: pd.DataFrame
     identical: tuple[int, int]
 
-    def heading(self, measure: str) -> str:
-        """What a person reads above a column."""
-        return HEADINGS.get(measure, measure)
+    def texts(self, limit: int) -> tuple[list[str], list[list[str]]]:
+        """Heading and the first rows as a person reads them."""
+        heading = [*self.axes, *(HEADINGS.get(name, name) for name in self.measures), "n"]
+        rows = [
+            [
+                *(said(row[axis]) for axis in self.axes),
+                *(_signed(row[name], row[f"{name}_half"]) for name in self.measures),
+                str(row["n"]),
+            ]
+            for row in self.rows.head(limit).to_dict("records")
+        ]
+        return heading, rows
 
 
 def differences(a: pa.Table, b: pa.Table) -> list[Difference]:
@@ -101,3 +111,9 @@ def _identical(a: pd.DataFrame, b: pd.DataFrame, measures: list[str]) -> tuple[i
     shared = left.index.intersection(right.index)
     left, right = left.loc[shared], right.loc[shared]
     return int(((left == right) | (left.isna() & right.isna())).all(axis=1).sum()), len(shared)
+
+
+def _signed(mean: float, half: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{mean:+.3g}" + (f" ±{half:.2g}" if half > 0 else "")

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.batch import Batch, at_once, estimate
+from runner.fitted import Fitted
 from runner.planning import Plan
 from runner.progress import duration
 
@@ -123,23 +124,7 @@ def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
     """The coverage-sharpness table: a part for each experiment, a row for each configuration shown."""
     shown: list[RenderableType] = []
     for part in parts:
-        heading, rows = part.texts()
-        table = Table(
-            title=part.experiment,
-            title_justify="left",
-            box=None,
-            pad_edge=False,
-            collapse_padding=True,  # 80 columns are enough for two axes
-            header_style="bold",
-        )
-        for number, name in enumerate(heading):
-            table.add_column(name, justify="left" if number < len(part.axes) else "right", no_wrap=True)
-        target = ""
-        for first, *rest in rows:
-            if target not in ("", first):
-                table.add_section()
-            table.add_row("" if first == target else first, *rest)
-            target = first
+        table = Fitted(part.experiment, *part.texts(), axes=len(part.axes))
         shown += [table, *(Text(note, "dim") for note in part.notes), Text("")]
     return Group(*shown)
 
@@ -170,16 +155,7 @@ def difference_view(parts: Sequence[Difference]) -> RenderableType:
     """B - A: a row for each configuration that both sweeps have."""
     shown: list[RenderableType] = []
     for part in parts:
-        table = Table(
-            title=f"{part.experiment}: B - A", title_justify="left", box=None, pad_edge=False, collapse_padding=True
-        )
-        for name in part.axes:
-            table.add_column(name, no_wrap=True)
-        for name in (*part.measures, "n"):
-            table.add_column(part.heading(name), justify="right")
-        for row in part.rows.head(LONGEST_DIFFERENCE).to_dict("records"):
-            measured = (_signed(row[name], row[f"{name}_half"]) for name in part.measures)
-            table.add_row(*(str(row[axis]) for axis in part.axes), *measured, str(row["n"]))
+        table = Fitted(f"{part.experiment}: B - A", *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
         same, shared = part.identical
         both = (
             f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"
@@ -203,12 +179,6 @@ def difference_json(parts: Sequence[Difference]) -> list[dict[str, Any]]:
         }
         for part in parts
     ]
-
-
-def _signed(mean: float, half: float) -> str:
-    if math.isnan(mean):
-        return "-"
-    return f"{mean:+.3g}" + (f" ±{half:.2g}" if half > 0 else "")
 
 
 def references_view(rows: Sequence[tuple[str, Mapping[str, float]]]) -> RenderableType:
