@@ -51,8 +51,9 @@ class Fitted:
             yield table if fits(table) else self._of_target(group, varying, in_lines=True)
 
     def _title(self, row: Sequence[str], fixed: Sequence[int]) -> Text:
-        said = ", ".join(_named(self.heading[k], row[k]) for k in fixed if row[k] != "-")
-        return Text(f"{self.title}, target {row[0]}", "italic").append(f"  {said}", "dim")
+        said = [_named(self.heading[k], row[k]) for k in fixed if row[k] != "-"]
+        title = Text(f"{self.title}, target {row[0]}", "italic")
+        return title.append(f"  {', '.join(said)}", "dim") if said else title
 
     def _of_target(self, rows: Sequence[Sequence[str]], varying: Sequence[int], in_lines: bool = False) -> Table:
         names, told = [self.heading[k] for k in varying], [[row[k] for k in varying] for row in rows]
