@@ -24,6 +24,8 @@ from runner.spec import Sweep
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from runner.batch import Batch
+    from runner.checkpoint import Begun
     from runner.driver import Report
     from runner.tracking.request import ExportReport
     from runner.verification import Verified
@@ -48,9 +50,19 @@ def plan(sweep: Sweep, options: Options | None = None) -> Plan:
     return plan_sweep(sweep, CATALOGUE, options or Options())
 
 
-def batches(plan: Plan, options: Options, workers: int, gpus: float = 0.0) -> Any:
+def begun(plan: Plan, options: Options) -> Mapping[str, Begun]:
+    """The cells that are left to run and would go on from a checkpoint, by id."""
+    from runner.store.checkpoints import begun as kept
+
+    found = kept(options.results / plan.sweep.name)
+    return {cell.id: found[cell.id] for cell in plan.todo if cell.id in found} if found else {}
+
+
+def batches(
+    plan: Plan, options: Options, workers: int, gpus: float = 0.0, begun: Mapping[str, Begun] | None = None
+) -> tuple[Batch, ...]:
     """The batches in which what is left of the plan would run."""
-    return cut(plan, CATALOGUE, options, workers, gpus)
+    return cut(plan, CATALOGUE, options, workers, gpus, begun)
 
 
 def run(sweep: Sweep, options: Options | None = None, listener: Listener | None = None) -> Report:

@@ -165,11 +165,13 @@ def plan(
     planned = api.plan(api.load_sweep(sweep, set_ or (), seeds), options)
     count = 1 if executor is ExecutorName.inline else workers or setup.cores()
     gpus = setup.gpus()
-    batches = api.batches(planned, options, count, gpus)
+    begun = api.begun(planned, options)
+    batches = api.batches(planned, options, count, gpus, begun)
     if json_:
-        print(json.dumps(display.plan_json(planned, batches, count, gpus)))
+        print(json.dumps(display.plan_json(planned, batches, count, gpus, len(begun))))
         return
-    _console().print(display.plan_view(planned, batches, count, gpus, str(results / planned.sweep.name)))
+    elsewhere = str(results / planned.sweep.name)
+    _console().print(display.plan_view(planned, batches, count, gpus, elsewhere, len(begun)))
 
 
 @app.command()

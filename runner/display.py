@@ -26,8 +26,13 @@ FIRST_CELLS = 5
 LONGEST_DIFFERENCE = 30
 
 
-def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, elsewhere: str) -> RenderableType:
-    """Cells, batches, what is done and an estimate, then the first cells that would run."""
+def plan_view(
+    plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, elsewhere: str, begun: int = 0
+) -> RenderableType:
+    """Cells, batches, what is done and an estimate, then the first cells that would run.
+
+    ``begun`` cells would go on from a checkpoint, and the results go ``elsewhere``.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("grid", "axes"):
         table.add_column(name, overflow="fold")
@@ -56,6 +61,8 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, els
     lines += [Text(""), table, Text("")]
     if plan.repeated:
         lines.append(Text(f"{plan.repeated:,} cells are described twice and run once."))
+    if begun:
+        lines.append(Text(f"{begun:,} cells go on from a checkpoint of an earlier run."))
     if batches:
         time, asked = duration(estimate(batches, workers, gpus)), any(batch.resources.gpu for batch in batches)
         shared = f", which share {gpus} GPU{'s' if gpus > 1 else ''}," if asked and gpus else ""
@@ -76,7 +83,7 @@ def plan_view(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, els
     return Group(*lines)
 
 
-def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> dict[str, Any]:
+def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int, begun: int = 0) -> dict[str, Any]:
     """The same as plain values."""
     return {
         "sweep": plan.sweep.name,
@@ -84,6 +91,7 @@ def plan_json(plan: Plan, batches: Sequence[Batch], workers: int, gpus: int) -> 
         "cells": len(plan.cells),
         "todo": len(plan.todo),
         "done": dict(plan.done),
+        "begun": begun,
         "repeated": plan.repeated,
         "batches": len(batches),
         "workers": workers,

@@ -14,7 +14,7 @@ from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
 from runner.errors import NoResultsError
 from runner.hints import alone, looking
-from runner.store.checkpoints import in_training
+from runner.store.checkpoints import begun
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
 from runner.store.reading import find_folder, read_table
@@ -41,7 +41,7 @@ def status(sweep: str, results: Path) -> dict[str, Any]:
         found["cells of the last plan"] = manifest["counts"]["cells"]
         found["missing after the last run"] = manifest["counts"]["missing"]
         found["last run"] = f"{manifest['finished']} by {manifest['user']} on {manifest['host']}"
-    if training := in_training(folder) - set(records):
+    if training := set(begun(folder)) - set(records):
         found["in training, with a checkpoint"] = len(training)
     found["running now"] = holder(folder) or "no"
     found["folder"] = str(folder)

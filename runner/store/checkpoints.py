@@ -18,13 +18,18 @@ CHECKPOINTS = "checkpoints"
 _log = logging.getLogger(__name__)
 
 
-def in_training(folder: Path) -> set[str]:
-    """The cells of which a sweep's results folder has a checkpoint, now; for readers, who remove nothing."""
-    found: set[str] = set()
-    for path in (folder / CHECKPOINTS).glob("*.npz"):
+def begun(folder: Path) -> dict[str, Begun]:
+    """The cells of which a sweep's results folder has a checkpoint, by id; for readers, who remove nothing."""
+    found: dict[str, Begun] = {}
+    for path in _oldest_first(folder / CHECKPOINTS):
         with suppress(OSError, ValueError), path.open("rb") as file:
-            found.update(Saved.read(file, rows=False).cells)
+            saved = Saved.read(file, rows=False)
+            found |= dict.fromkeys(saved.cells, Begun(path.stem, saved.share))
     return found
+
+
+def _oldest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
 
 
 class CheckpointFolder:
@@ -44,7 +49,7 @@ class CheckpointFolder:
         self._report = report
         self._of_cell: dict[str, Path] = {}
         self._shares: dict[Path, float] = {}
-        for path in sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime):
+        for path in _oldest_first(self._folder):
             saved = self._usable(path, code_version)
             if saved:
                 self._place(path, saved)

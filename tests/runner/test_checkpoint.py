@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from runner import lookup
 from runner.batch import make_batches
 from runner.checkpoint import Begun, Checkpoints, Origin, Saved
+from runner.display import plan_view
 from runner.errors import NoResultsError
 from runner.executors.inline import InlineExecutor
 from runner.planning import make_plan
 from runner.progress import Tally, _line
 from runner.spec import load_sweep
 from runner.store.checkpoints import CheckpointFolder
+from runner.store.checkpoints import begun as begun_of
 from runner.store.manifest import SWEEP, write_text
 from tests.runner import fakes
 from tests.suites import executors as suite
@@ -121,6 +124,7 @@ def test_the_folder_keeps_the_newest_and_only_what_is_needed(tmp_path: Path) -> 
             names(0, 1), 0.5
         ) | dict.fromkeys(names(2, 3), 0.6)
         assert len({begun.name for begun in kept.begun.values()}) == 2
+        assert begun_of(tmp_path) == kept.begun
         assert [Saved.read(io.BytesIO(f)).share for f in kept.read(names(1, 7, 2))] == [0.5, 0.6]
     folder.forget(names(0, 7))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
@@ -169,6 +173,9 @@ def test_those_equally_far_make_batches_of_their_own() -> None:
             padded = 16 * math.ceil(len(batch.cells) / 16)
             left = 1 - already.share if already else 1.0
             assert batch.seconds == pytest.approx(padded * left)  # a second for each cell
+    console = Console(file=io.StringIO(), width=120)
+    console.print(plan_view(plan, cut(), 2, 0, "results", len(begun)))
+    assert "40 cells go on from a checkpoint" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_long_batch_shows_how_far_it_is() -> None:
