@@ -125,11 +125,9 @@ def train(
         return slope.error, kl
 
     replay = replayed(advance, flat.device)
-    tensors = {f"parameter_{k}": p for k, p in enumerate([*model.parameters, *term.parameters])}
-    moments = [*_views(optimiser, stack, widths), *chain.from_iterable(of_term.moments)]
-    tensors |= {f"moment_{k}": moment for k, moment in enumerate(moments)}
-    tensors |= {"error": trace.error.T, "kl": trace.kl.transpose(0, 1), "lasted": trace.lasted}
-    state = State(tensors, streams or {})
+    parameters = [*model.parameters, *term.parameters]
+    moments = [*_of_networks(optimiser, stack, widths), *chain.from_iterable(of_term.moments)]
+    state = _state(parameters, moments, trace, streams or {})
     done = checkpoint.restore(state)
     moves = (islice(of.moves(steps), done, None) for of in (optimiser, of_term))
     per_step = zip(islice(_kl_weights(schedule, steps), done, None), *moves, strict=False)
@@ -148,10 +146,22 @@ def train(
     return trace
 
 
-def _views(optimiser: Adam, stack: int, widths: Widths) -> list[Tensor]:
+def _of_networks(optimiser: Adam, stack: int, widths: Widths) -> list[Tensor]:
     """The moments of all networks' parameters as tensors ``(K, ...)``."""
     (moments,) = optimiser.moments
     return [p for moment in moments for p in Stack.over(moment, stack, widths).parameters]
+
+
+def _state(
+    parameters: Sequence[Tensor],
+    moments: Sequence[Tensor],
+    trace: Trace,
+    streams: Mapping[str, Sequence[torch.Generator]],
+) -> State:
+    tensors = {f"parameter_{k}": tensor for k, tensor in enumerate(parameters)}
+    tensors |= {f"moment_{k}": tensor for k, tensor in enumerate(moments)}
+    tensors |= {"error": trace.error.T, "kl": trace.kl.transpose(0, 1), "lasted": trace.lasted}
+    return State(tensors, streams)
 
 
 def _padded(chunk: Tensor) -> Tensor:
