@@ -40,9 +40,9 @@ class Adam:
         self._second = [torch.zeros_like(p) for p in self.parameters]
 
     @property
-    def moments(self) -> list[tuple[Tensor, ...]]:
-        """What each parameter's next move depends on, beside its gradient: running means, shaped like it."""
-        return list(zip(self._first, self._second, strict=True))
+    def moments(self) -> list[Tensor]:
+        """What the next move depends on beside gradients: two running means of each parameter, shaped like it."""
+        return [*self._first, *self._second]
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""
@@ -83,9 +83,9 @@ class SGD:
         self._rates = [_broadcast(learning_rate, p) for p in self.parameters]
 
     @property
-    def moments(self) -> list[tuple[Tensor, ...]]:
+    def moments(self) -> list[Tensor]:
         """None."""
-        return [() for _ in self.parameters]
+        return []
 
     def moves(self, steps: int) -> Iterator[Move]:
         """For each of so many steps, what ``step`` wants to know of it."""

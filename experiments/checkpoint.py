@@ -31,6 +31,11 @@ class State:
     generators: Mapping[str, Sequence[torch.Generator]]
 
 
+def numbered(name: str, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Tensors that have no names of their own, for a `State`."""
+    return {f"{name}_{k}": tensor for k, tensor in enumerate(tensors)}
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """How far one stack is.

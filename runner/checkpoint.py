@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -16,15 +16,9 @@ if TYPE_CHECKING:  # an experiment without long trainings never needs it
     import numpy as np
 
     from runner.batch import Batch
+    from runner.planning import Cell
 
 SECONDS = 60.0  # between two checkpoints of a stack: what the death of its worker may cost
-
-
-class HasId(Protocol):
-    """A cell, as much of it as is needed here."""
-
-    @property
-    def id(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -97,13 +91,24 @@ class Begun:
 class Keeper(Protocol):
     """What an executor asks for the checkpoints of a batch, and hands new ones to."""
 
-    def read(self, cells: Iterable[str]) -> list[bytes]:
-        """The files that have these cells."""
+    def read(self, batch: Batch) -> list[bytes]:
+        """The files that have cells of this batch."""
         ...
 
     def write(self, batch: Batch, file: bytes) -> None:
         """A worker has sent a file."""
         ...
+
+
+class KeepsNothing:
+    """A `Keeper` for those who want no checkpoints."""
+
+    def read(self, batch: Batch) -> list[bytes]:
+        """None."""
+        return []
+
+    def write(self, batch: Batch, file: bytes) -> None:
+        """Drop it."""
 
 
 class Checkpoints:
@@ -126,7 +131,7 @@ class Checkpoints:
         self._last = time.monotonic()
         self._began = 0.0
 
-    def find(self, cells: Sequence[HasId]) -> Mapping[str, np.ndarray] | None:
+    def find(self, cells: Sequence[Cell]) -> Mapping[str, np.ndarray] | None:
         """The rows of these cells, in their order, if one file has all of them."""
         for saved in self._held:
             place = {cell: row for row, cell in enumerate(saved.cells)}
@@ -141,7 +146,7 @@ class Checkpoints:
         """Whether the last file is old enough."""
         return time.monotonic() - self._last >= self._seconds
 
-    def keep(self, cells: Sequence[HasId], share: float, rows: Mapping[str, np.ndarray]) -> None:
+    def keep(self, cells: Sequence[Cell], share: float, rows: Mapping[str, np.ndarray]) -> None:
         """Send these rows."""
         self._send(Saved(tuple(cell.id for cell in cells), self._origin, share, self._began, rows).to_bytes())
         self._last = time.monotonic()

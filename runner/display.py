@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runner.batch import Batch, at_once, estimate
-from runner.fitted import Fitted
 from runner.planning import Plan
 from runner.progress import duration
+from runner.wide_table import WideTable
 
 if TYPE_CHECKING:
     from runner.comparison import Comparison
@@ -132,7 +132,7 @@ def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
     """The coverage-sharpness table: a part for each experiment, a row for each configuration shown."""
     shown: list[RenderableType] = []
     for part in parts:
-        table = Fitted(part.experiment, *part.texts(), axes=len(part.axes))
+        table = WideTable(part.experiment, *part.texts(), axes=len(part.axes))
         shown += [table, *(Text(note, "dim") for note in part.notes), Text("")]
     return Group(*shown)
 
@@ -163,7 +163,7 @@ def difference_view(parts: Sequence[Difference]) -> RenderableType:
     """B - A: a row for each configuration that both sweeps have."""
     shown: list[RenderableType] = []
     for part in parts:
-        table = Fitted(f"{part.experiment}: B - A", *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
+        table = WideTable(f"{part.experiment}: B - A", *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
         same, shared = part.identical
         both = (
             f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -82,8 +82,8 @@ class _InTraining:
     tally: Tally
     listener: Listener
 
-    def read(self, cells: Iterable[str]) -> list[bytes]:
-        return self.kept.read(cells)
+    def read(self, batch: Batch) -> list[bytes]:
+        return self.kept.read(cell.id for cell in batch.cells)
 
     def write(self, batch: Batch, file: bytes) -> None:
         saved = self.kept.write(file)

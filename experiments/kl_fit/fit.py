@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from experiments import randomness
 from experiments.adam import SGD, Adam, Move, decay
-from experiments.checkpoint import NOWHERE, Checkpoint, State
+from experiments.checkpoint import NOWHERE, Checkpoint, State, numbered
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
 from experiments.replay import replayed
@@ -72,10 +72,8 @@ def fit(
     curve = theta.new_zeros(len(kept), len(theta))
     streams = _Streams.of(seeds, str(theta.device), df)
     block = max(1, NOISE_BLOCK[theta.device.type] // (family.noise_dim * _padded(samples)))
-    moments = {f"moment_{k}": moment for k, moment in enumerate(chain.from_iterable(descent.moments))}
-    state = State(
-        {"theta": theta, "active": active, "steps_done": steps_done, "curve": curve.T, **moments}, streams.of_cells
-    )
+    tensors = {"theta": theta, "active": active, "steps_done": steps_done, "curve": curve.T}
+    state = State(tensors | numbered("moment", descent.moments), streams.of_cells)
     first = checkpoint.restore(state)
     draws = _draws(family.noise_dim, samples, range(first, steps), block, streams, theta, divergence.samples_target, df)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from experiments.adam import Adam, Move
-from experiments.checkpoint import NOWHERE, Checkpoint, State
+from experiments.checkpoint import NOWHERE, Checkpoint, State, numbered
 from experiments.replay import replayed
 from experiments.vae.data_term import DataTerm
 from experiments.vae.network import Stack, Widths, backward, forward, padded_columns
@@ -68,6 +68,11 @@ class Trace:
         shown = np.unique(np.geomspace(1, steps, POINTS_OF_CURVE).round().astype(np.int64)) - 1
         points, lasted = len(shown), like.new_zeros(stack, dtype=torch.long)
         return cls(shown, like.new_zeros(points, stack), like.new_zeros(points, stack, latent), lasted)
+
+    @property
+    def of_cells(self) -> dict[str, Tensor]:
+        """The same tensors, each with the cells as first axis."""
+        return {"error": self.error.T, "kl": self.kl.transpose(0, 1), "lasted": self.lasted}
 
     def take(self, first: int, error: Tensor, kl: Tensor) -> None:
         """The next steps, from ``first`` on: ``(C, K)`` and ``(C, K, L)``."""
@@ -126,8 +131,9 @@ def train(
 
     replay = replayed(advance, flat.device)
     parameters = [*model.parameters, *term.parameters]
-    moments = [*_of_networks(optimiser, stack, widths), *chain.from_iterable(of_term.moments)]
-    state = _state(parameters, moments, trace, streams or {})
+    moments = [p for moment in optimiser.moments for p in Stack.over(moment, stack, widths).parameters]
+    tensors = numbered("parameter", parameters) | numbered("moment", [*moments, *of_term.moments])
+    state = State(tensors | trace.of_cells, streams or {})
     done = checkpoint.restore(state)
     moves = (islice(of.moves(steps), done, None) for of in (optimiser, of_term))
     per_step = zip(islice(_kl_weights(schedule, steps), done, None), *moves, strict=False)
@@ -144,24 +150,6 @@ def train(
         checkpoint.keep_if_due(done, steps, state)
     trace.error.div_(batch_size)
     return trace
-
-
-def _of_networks(optimiser: Adam, stack: int, widths: Widths) -> list[Tensor]:
-    """The moments of all networks' parameters as tensors ``(K, ...)``."""
-    (moments,) = optimiser.moments
-    return [p for moment in moments for p in Stack.over(moment, stack, widths).parameters]
-
-
-def _state(
-    parameters: Sequence[Tensor],
-    moments: Sequence[Tensor],
-    trace: Trace,
-    streams: Mapping[str, Sequence[torch.Generator]],
-) -> State:
-    tensors = {f"parameter_{k}": tensor for k, tensor in enumerate(parameters)}
-    tensors |= {f"moment_{k}": tensor for k, tensor in enumerate(moments)}
-    tensors |= {"error": trace.error.T, "kl": trace.kl.transpose(0, 1), "lasted": trace.lasted}
-    return State(tensors, streams)
 
 
 def _padded(chunk: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
 
 from runner import worker
 from runner.batch import Batch
-from runner.checkpoint import Keeper
+from runner.checkpoint import Keeper, KeepsNothing
 from runner.executors import BatchResult
 from runner.experiment import Experiment
 from runner.worker import Context
@@ -39,20 +39,16 @@ class InlineExecutor:
 
     def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
         """Run the batches in order; each result is yielded before the next batch begins."""
+        keeper = self.checkpoints or KeepsNothing()
         for batch in batches:
             started = time.perf_counter()
             device = worker.usable_device(given_gpu=batch.resources.gpu > 0)
-            held, send = self._kept(batch)
+            held, send = keeper.read(batch), partial(keeper.write, batch)
             table = worker.run(self.experiments[batch.experiment], batch, self.context, device, held=held, send=send)
             yield BatchResult(batch, table, time.perf_counter() - started)
 
     def close(self) -> None:
         """Nothing was started."""
-
-    def _kept(self, batch: Batch) -> tuple[list[bytes], Callable[[bytes], None] | None]:
-        if self.checkpoints is None:
-            return [], None
-        return self.checkpoints.read(cell.id for cell in batch.cells), partial(self.checkpoints.write, batch)
 
     def __enter__(self) -> Self:
         return self

@@ -35,7 +35,7 @@ import pyarrow as pa
 
 from runner import collector, worker
 from runner.batch import Batch
-from runner.checkpoint import Keeper
+from runner.checkpoint import Keeper, KeepsNothing
 from runner.errors import ExecutorError
 from runner.executors import BatchResult, haste, setup
 from runner.executors.background import in_background, take_back_sigterm
@@ -75,7 +75,7 @@ class TuneExecutor:
     ) -> None:
         self._experiments = experiments
         self._context = context
-        self._checkpoints = checkpoints
+        self._checkpoints = checkpoints or KeepsNothing()
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._workers = workers if self._address else workers or setup.cores()
         self._cluster: Future[Cluster] | None = None
@@ -113,11 +113,11 @@ class TuneExecutor:
         cluster = self._connected()
         take_back_sigterm()
         setup.check_resources(batches, cluster.resources)
-        work, cells = Work(deque(batches), self._held), sum(len(batch.cells) for batch in batches)
+        work, cells = Work(deque(batches), self._checkpoints.read), sum(len(batch.cells) for batch in batches)
         pack = partial(_pack, self._experiments, self._context)
         fit = in_background(_fit, work, cluster, pack, self.workers)
         try:
-            yield from results(work, cells, fit, partial(_collect, cluster), self._keep, self._failed)
+            yield from results(work, cells, fit, partial(_collect, cluster), self._checkpoints.write, self._failed)
         finally:
             work.stopped = True
             wait_for([fit], timeout=STOP_SECONDS)
@@ -151,13 +151,6 @@ class TuneExecutor:
         self.start()
         assert self._cluster is not None
         return self._cluster.result()
-
-    def _held(self, batch: Batch) -> list[bytes]:
-        return self._checkpoints.read(cell.id for cell in batch.cells) if self._checkpoints else []
-
-    def _keep(self, batch: Batch, checkpoint: bytes) -> None:
-        if self._checkpoints:
-            self._checkpoints.write(batch, checkpoint)
 
     def _failed(self, batch: Batch, reason: str) -> pa.Table:
         return worker.failed(self._experiments[batch.experiment], batch, self._context, reason)

@@ -221,8 +221,8 @@ def test_a_batch_that_is_cut_goes_on_from_its_checkpoint_when_it_runs_again(tmp_
     kept = CheckpointFolder(tmp_path, "1.2.3")
 
     class Keeper:
-        def read(self, cells: Any) -> list[bytes]:
-            return kept.read(cells)
+        def read(self, batch: Any) -> list[bytes]:
+            return kept.read(cell.id for cell in batch.cells)
 
         def write(self, batch: Any, file: bytes) -> None:
             kept.write(file)

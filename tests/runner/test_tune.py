@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -92,8 +92,8 @@ def test_training_goes_on_from_its_checkpoint_after_its_worker_died(running_ray:
     kept = CheckpointFolder(tmp_path, suite.CONTEXT.code_version)
 
     class Keeper:
-        def read(self, cells: Iterable[str]) -> list[bytes]:
-            return kept.read(cells)
+        def read(self, batch: Batch) -> list[bytes]:
+            return kept.read(cell.id for cell in batch.cells)
 
         def write(self, batch: Batch, file: bytes) -> None:
             assert [cell.id for cell in batch.cells] == list(kept.write(file).cells)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from runner.fitted import Fitted
+from runner.wide_table import WideTable
 
 PARAMETERS = {
     "divergence": ["forward_kl", "reverse_kl", "jensen_shannon"],
@@ -23,7 +23,7 @@ PARAMETERS = {
 NUMBERS = ["coverage", "sharpness", "modes", "fwd KL"]
 
 
-def shown(table: Fitted, width: int) -> str:
+def shown(table: WideTable, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
@@ -46,7 +46,7 @@ def test_no_number_is_cut_at_any_width(data: st.DataObject) -> None:
         for k in range(count)
     ]
     width = data.draw(st.integers(72, 200))
-    text = shown(Fitted("kl_fit", ["target", *names, *NUMBERS], rows, axes=1 + len(names)), width)
+    text = shown(WideTable("kl_fit", ["target", *names, *NUMBERS], rows, axes=1 + len(names)), width)
     assert "…" not in text
     lines = [line.split() for line in text.splitlines()]
     assert max(map(len, text.splitlines())) <= width
@@ -114,5 +114,5 @@ ate 0.1""",
 )
 def test_what_gives_way(width: int, expected: str) -> None:
     heading = ["target", "divergence", "learning_rate", "coverage", "sharpness"]
-    text = shown(Fitted("kl_fit", heading, ROWS, axes=3), width)
+    text = shown(WideTable("kl_fit", heading, ROWS, axes=3), width)
     assert [line.rstrip() for line in text.splitlines()] == expected.splitlines()

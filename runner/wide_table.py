@@ -12,7 +12,7 @@ from rich.text import Text
 
 
 @dataclass(frozen=True)
-class Fitted:
+class WideTable:
     """Rows of text in the first layout that fits.
 
     One table; else a table for each target, with the parameters that vary there as columns, and where that is too
