@@ -120,8 +120,7 @@ def curve_steps(steps: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Streams:
-    """Generators of the noise and of the target's samples, and whose draws each cell ``(K,)`` sees: of one seed, the
-    same."""
+    """Generators of the noise and of the target's samples, and of each cell ``(K,)`` the row whose draws it sees."""
 
     noise: Sequence[torch.Generator]
     noise_rows: Tensor
