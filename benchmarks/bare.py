@@ -16,6 +16,7 @@ import torch
 
 import runner
 from experiments.kl_fit import batch
+from experiments.kl_fit.cost import trained_at_once
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
         groups.setdefault((cell.params.target, cell.params.divergence), []).append(cell)
     slices = []
     for group in groups.values():
-        size = batch.slice_size(group[0])
+        size = trained_at_once(group[0].params, group[0].target, "cpu")
         slices += [group[start : start + size] for start in range(0, len(group), size)]
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         print(sum(pool.map(train, slices, chunksize=1)))

@@ -119,8 +119,8 @@ class Experiment:
         check: raises ValueError, with the reason and what would be allowed, for a combination of
             parameters and target that is undefined.
         batch_key: what two cells must share to be stacked: shapes and the sequence of operations.
-        bytes_of_stack: peak working memory of a stack of so many cells, ``bytes_of_stack(params, target, cells)``:
-            with what it is padded by, and so the same for one cell as for all that are padded to one size.
+        bytes_of_stack: peak working memory of a stack of so many cells, ``bytes_of_stack(params, target, cells,
+            device)``: with what it is padded by, and so the same for one cell as for all that are padded to one size.
         seconds_per_cell: a rough estimate of one cell's share of a full stack, on one core.
         run_batch: runs a stack: ``run_batch(cells, device, checkpoints) -> outcomes``, in the order of the cells.
             A cell's outcome never depends on its batch-mates, nor on where its training was interrupted: bit for bit
@@ -134,7 +134,7 @@ class Experiment:
     objective: str
     check: Callable[[Any, Target], None]
     batch_key: Callable[[Any, Target], Hashable]
-    bytes_of_stack: Callable[[Any, Target, int], int]
+    bytes_of_stack: Callable[[Any, Target, int, str], int]
     seconds_per_cell: Callable[[Any, Target], float]
     run_batch: RunBatch
     objective_of: tuple[str, ...] = ()

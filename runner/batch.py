@@ -105,14 +105,14 @@ def make_batches(
     return _longest_first([b for gpu, pool in pools.items() for b in _balanced(pool, at_once(gpu, workers, gpus))])
 
 
-def most_within(experiment: Experiment, cells: Sequence[Cell], memory_bytes: float, most: int) -> int:
-    """How many cells, at most ``most``, of the kind of these fit in memory as one stack.
+def most_within(experiment: Experiment, cells: Sequence[Cell], memory_bytes: float, most: int, device: str) -> int:
+    """How many cells, at most ``most``, of the kind of these fit in a device's memory as one stack.
 
     Never fewer than take no more than one does: padding holds their place, and cutting them would free nothing.
     """
 
     def needed(cell: Cell, count: int) -> int:
-        return experiment.bytes_of_stack(cell.params, cell.target, count)
+        return experiment.bytes_of_stack(cell.params, cell.target, count, device)
 
     largest = max(cells, key=lambda cell: needed(cell, 1))
     room = max(memory_bytes, needed(largest, 1))
@@ -184,7 +184,7 @@ def _stackable(
         place = GPU if gpus and key[1].gpu else CORE
         limit = len(cells)
         if place is CORE:
-            limit = most_within(experiments[key[0]], examples[key], memory_bytes, _padded(len(cells)))
+            limit = most_within(experiments[key[0]], examples[key], memory_bytes, _padded(len(cells)), "cpu")
         found.append(
             _Stackable(
                 experiment=key[0],

@@ -27,6 +27,7 @@ from runner.record import Failure, to_table
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 FRAMES_KEPT = 4
 CUDA_SHARE = 0.8  # of a GPU's free memory, for one stack: what an experiment counts is not quite all
+CUDA_LIBRARIES = 200 << 20  # bytes of it that they keep for themselves
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,12 @@ def one_thread() -> Iterator[None]:
 def _outcomes(
     experiment: Experiment, cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None
 ) -> list[Outcome | Failure]:
-    size = _most_at_once(experiment, cells) if device == "cuda" else len(cells)
+    size = _most_at_once(experiment, cells, device) if device == "cuda" else len(cells)
     pieces = [cells[start : start + size] for start in range(0, len(cells), size)]
     return [outcome for piece in pieces for outcome in _halving(experiment, piece, device, checkpoints)]
 
 
-def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
+def _most_at_once(experiment: Experiment, cells: Sequence[Cell], device: str) -> int:
     """How many of a batch's cells the GPU has room for now, of which other trials may have a share."""
     torch = sys.modules.get("torch")
     if not (torch and torch.cuda.is_available()):  # an experiment may use a GPU by other means, or say it has none
@@ -142,7 +143,7 @@ def _most_at_once(experiment: Experiment, cells: Sequence[Cell]) -> int:
         free, _ = torch.cuda.mem_get_info()
     except RuntimeError:  # what ails the GPU is told by the cells that it fails
         return len(cells)
-    return most_within(experiment, cells, CUDA_SHARE * free, len(cells))
+    return most_within(experiment, cells, CUDA_SHARE * max(0, free - CUDA_LIBRARIES), len(cells), device)
 
 
 def _halving(

@@ -139,7 +139,7 @@ def batch_key(params: Params, target: Target) -> Hashable:
     return (params.estimator, params.family, params.samples, params.repeats, params.dtype, *shape)
 
 
-def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
+def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
     """All gradients of each cell are held, and one cell's in double precision; samples are drawn in blocks."""
     item = 4 if params.dtype == "float32" else 8
     numbers = params.repeats * (target.dim + (1 if params.family == "gaussian_isotropic" else target.dim))

@@ -10,35 +10,26 @@ import torch
 from experiments import randomness
 from experiments.checkpoint import NOWHERE, Checkpoint
 from experiments.experiment import Cell, Checkpoints, Outcome
-from experiments.kl_fit.cost import DRAWS, STACK, bytes_on_gpu, flow_numbers, multiple
+from experiments.kl_fit.cost import STACK, judged_at_once, multiple, trained_at_once
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
-from experiments.kl_fit.fit import LINE, NOISE_BLOCK, Fit, fit
+from experiments.kl_fit.fit import LINE, Fit, fit
 from experiments.kl_fit.fits import Fits, Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.kl_fit.optimum import Distance, distances, search_optima
 from experiments.kl_fit.points import StackedPoints
 from experiments.kl_fit.start import Frame, initial
-from experiments.metrics.partition import CHUNK
-from experiments.padding import padded_modes
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
-
-SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
-SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
-# A GPU launches the same for any number of cells: as many at once as leave room for other trials' stacks.
-SLICE_ON_GPU = 4 << 30  # bytes of all that training holds, its noise included
-JUDGED_ON_GPU = 256  # cells, whose largest tensors are at most
-JUDGED_BYTES = 256 << 20
 
 
 def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Fit and evaluate cells of one batch key, in their order."""
     if isinstance(family(cells[0].params, cells[0].target.dim), Gaussian):
         search_optima(cells)
-    size = slice_size(cells[0], device)
+    size = trained_at_once(cells[0].params, cells[0].target, device)
     outcomes: list[Outcome] = []
     for start in range(0, len(cells), size):
         outcomes += _run_slice(cells[start : start + size], device, checkpoints)
@@ -50,41 +41,12 @@ def padded_to_stack(cells: Sequence[Cell]) -> list[Cell]:
     return [*cells, *[cells[-1]] * (-len(cells) % multiple(cells[0].params, cells[0].target.dim))]
 
 
-def slice_size(cell: Cell, device: str = "cpu") -> int:
-    """How many cells train at once, so that a step's tensors stay in a core's cache, or all is well within a GPU."""
-    params, target = cell.params, cell.target
-    item = 4 if params.dtype == "float32" else 8
-    whole = multiple(params, target.dim)
-    if device == "cuda":
-        noise = 4 * item * NOISE_BLOCK[device]  # normal and uniform, the next block's beside the last one's
-        size = SLICE_ON_GPU // (bytes_on_gpu(params, target) + noise)
-    elif params.family == "flow":
-        size = min(STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim)))
-    else:
-        size = min(512, SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(cell)))
-    return max(whole, size // whole * whole)
-
-
-def _judged_size(cell: Cell, device: str) -> int:
-    """How many cells are judged at once: a multiple of ``STACK``."""
-    if device == "cpu" or cell.params.family == "flow":
-        return STACK
-    fitting = JUDGED_BYTES // (8 * max(CHUNK[device] * _components(cell), DRAWS * cell.target.dim))
-    return max(STACK, min(JUDGED_ON_GPU, fitting // STACK * STACK))
-
-
-def _components(cell: Cell) -> int:
-    """Of the target or of the fit, whichever has more: the longest axis of the largest tensors."""
-    of_target = padded_modes(cell.target)
-    return max(of_target, cell.params.components if cell.params.family == "gaussian_mixture" else 1)
-
-
 def _run_slice(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None) -> list[Outcome]:
     stacked = padded_to_stack(cells)
     fitted, found = train(stacked, device, Checkpoint(cells, checkpoints))
     finished = found.healthy & (fitted.steps_done == cells[0].params.steps)
     judged: list[Judgement] = []
-    size = _judged_size(cells[0], device)
+    size = judged_at_once(cells[0].params, cells[0].target, device)
     # Neighbours are searched for one fit after the other: padding would only take their time.
     wanted = cells if isinstance(cells[0].target, Points) else stacked
     for start in range(0, len(wanted), size):

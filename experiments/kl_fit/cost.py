@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.kl_fit.names import operations
+from experiments.metrics import CHUNK
 from experiments.padding import padded_modes
 from experiments.targets import Points, Target
 
@@ -17,6 +18,14 @@ STACK = 32  # stacks are multiples of this: vectorised loops then leave no remai
 STACK_OF_LARGE = 2
 MANY = 16  # components
 DRAWS = 10_000  # of P and of Q by which a fit is judged where the dimension is above one, or Q a flow
+# Numbers drawn at once for a seed: one call costs as much as about a thousand of them, or on a GPU as all of them.
+NOISE_BLOCK = {"cpu": 8192, "cuda": 65_536}
+SLICE_BYTES = 8 << 20  # of a step's largest tensors: more cells share its calls, and far beyond the cache gain no more
+SLICE_OF_FLOWS = 64 << 20  # of all that a step holds; a flow's many small calls cost less for more cells
+# A GPU launches the same for any number of cells: as many at once as leave room for other trials' stacks.
+SLICE_ON_GPU = 4 << 30  # bytes of all that training holds
+JUDGED_ON_GPU = 256  # cells, whose largest tensors are at most
+JUDGED_BYTES = 256 << 20
 
 
 def flow_numbers(params: Params, dim: int) -> int:
@@ -31,15 +40,45 @@ def multiple(params: Params, dim: int) -> int:
     return STACK_OF_LARGE if many or params.family == "flow" else STACK
 
 
-def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
+def trained_at_once(params: Params, target: Target, device: str) -> int:
+    """How many cells: so that a step's tensors stay in a core's cache, or all is well within a GPU."""
+    item = 4 if params.dtype == "float32" else 8
+    whole = multiple(params, target.dim)
+    if device == "cuda":
+        size = SLICE_ON_GPU // _training_bytes_on_gpu(params, target)
+    elif params.family == "flow":
+        size = min(STACK, SLICE_OF_FLOWS // (item * params.samples * flow_numbers(params, target.dim)))
+    else:
+        size = min(512, SLICE_BYTES // (item * params.samples * (target.dim + 2) * _components(params, target)))
+    return max(whole, size // whole * whole)
+
+
+def judged_at_once(params: Params, target: Target, device: str) -> int:
+    """How many cells: a multiple of ``STACK``."""
+    if device == "cpu" or params.family == "flow":
+        return STACK
+    largest = 8 * max(CHUNK[device] * _components(params, target), DRAWS * target.dim)
+    return max(STACK, min(JUDGED_ON_GPU, JUDGED_BYTES // largest // STACK * STACK))
+
+
+def _components(params: Params, target: Target) -> int:
+    """Of the target or of the fit, whichever has more: the longest axis of the largest tensors."""
+    return max(padded_modes(target), params.components if params.family == "gaussian_mixture" else 1)
+
+
+def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
     """What training takes for each cell, padding too, or judging for a block of cells where that is more.
 
-    Too much for cells beyond those that train at once.
+    Too much on a CPU for cells beyond those that train at once.
     """
-    each, size = _training_bytes(params, target), multiple(params, target.dim)
+    size = multiple(params, target.dim)
+    padded = -(-cells // size) * size
     by_draws = not isinstance(target, Points) and (target.dim > 1 or params.family == "flow")
-    judging = STACK * 8 * DRAWS * (5 * target.dim + 40) if by_draws else 0
-    return max(-(-cells // size) * size * each, judging)
+    judged = 8 * DRAWS * (5 * target.dim + 40) if by_draws else 0
+    if device == "cuda":
+        trained = min(padded, trained_at_once(params, target, device)) * _training_bytes_on_gpu(params, target)
+        return max(trained, min(padded, judged_at_once(params, target, device)) * judged)
+    return max(padded * _training_bytes(params, target), STACK * judged)
 
 
 def _training_bytes(params: Params, target: Target) -> int:
@@ -59,7 +98,7 @@ def _training_bytes(params: Params, target: Target) -> int:
     return fixed + parameters + item * params.samples * numbers
 
 
-def bytes_on_gpu(params: Params, target: Target) -> int:
+def _training_bytes_on_gpu(params: Params, target: Target) -> int:
     """What a cell's training may take there, where a step is held twice: as it is, and as the graph replayed."""
     modes = padded_modes(target)
     item = 4 if params.dtype == "float32" else 8
@@ -70,7 +109,8 @@ def bytes_on_gpu(params: Params, target: Target) -> int:
     if params.family == "flow":
         training += 20_000_000 + item * params.samples * flow_numbers(params, target.dim)
     parameters = 8 * 8 * (target.dim + target.dim * (modes + fitted)) * (target.dim + 2)
-    return 50_000 + training + parameters
+    noise = 4 * item * NOISE_BLOCK["cuda"]  # normal and uniform, the next block's beside the last one's
+    return 50_000 + training + parameters + noise
 
 
 def seconds_per_cell(params: Params, target: Target) -> float:

@@ -15,14 +15,13 @@ from torch import Tensor
 from experiments import randomness
 from experiments.adam import SGD, Adam, Move, decay
 from experiments.checkpoint import NOWHERE, Checkpoint, State, numbered
+from experiments.kl_fit.cost import NOISE_BLOCK
 from experiments.kl_fit.divergences import Divergence, Noise, StackedTarget
 from experiments.kl_fit.families import Family
 from experiments.replay import replayed
 
 POINTS_OF_CURVE = 40
 LINE = 16  # numbers in a cache line: see Noise
-# Numbers drawn at once for a seed: one call costs as much as about a thousand of them, or on a GPU as all of them.
-NOISE_BLOCK = {"cpu": 8192, "cuda": 65_536}
 
 
 @dataclass(frozen=True)

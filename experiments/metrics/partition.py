@@ -8,11 +8,10 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from experiments.metrics import CHUNK
 from experiments.stacked_mixture import StackedMixture, shares
 
 ELLIPSE = 0.99  # of a Gaussian mode's mass
-# Points at a time: the (K, M, chunk) tensors of a block of cells stay in a core's cache, or keep a GPU busy.
-CHUNK = {"cpu": 512, "cuda": 2048}
 
 
 @dataclass(frozen=True)

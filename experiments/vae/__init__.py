@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,9 +12,7 @@ from experiments.experiment import Params as BaseParams
 from experiments.metrics import DENSITY_METRICS
 from experiments.metrics import LABELS as METRIC_LABELS
 from experiments.targets import Analytic, Points, Target
-
-BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
+from experiments.vae.cost import bytes_of_stack, seconds_per_cell, widths
 
 
 class Params(BaseParams):
@@ -179,13 +176,6 @@ def _check_pixels(params: Params, target: Target) -> None:
         raise ValueError("likelihood bernoulli is of points between 0 and 1. Use standardise false")
 
 
-def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Layer widths of encoder and decoder, inputs first."""
-    up = params.hidden if params.encoder == "mlp" else ()
-    down = params.hidden[::-1] if params.decoder == "mlp" else ()
-    return (dim, *up, 2 * params.latent_dim), (params.latent_dim, *down, dim)
-
-
 def batch_key(params: Params, target: Target) -> Hashable:
     """Shapes and operations; noise, weights, warm-up, learning rates, coordinates and seeds are tensors."""
     if isinstance(target, Points):
@@ -205,30 +195,6 @@ def batch_key(params: Params, target: Target) -> Hashable:
         params.dtype,
     )
     return (*shapes, params.steps, params.likelihood, params.sample)
-
-
-def bytes_of_stack(params: Params, target: Target, cells: int) -> int:
-    """Training buffers, of padding too; evaluation runs in blocks of bounded size."""
-    item = 4 if params.dtype == "float32" else 8
-    layers = widths(params, target.dim)
-    parameters = sum(_parameters(w) for w in layers)
-    activations = 2 * params.batch_size * sum(sum(w) for w in layers)
-    noise = 2 * max(NOISE_CHUNK, params.batch_size * max(params.latent_dim, target.dim)) * 4
-    fixed = target.dim * (params.train_size or 0)
-    each = 500_000 + item * (9 * parameters + activations + noise + 2 * fixed)
-    return -(-cells // BLOCK) * BLOCK * each
-
-
-def seconds_per_cell(params: Params, target: Target) -> float:
-    """From timings of stacks of 64 on one core."""
-    up, down = (_parameters(w) for w in widths(params, target.dim))
-    item = 1.0 if params.dtype == "float32" else 2.0
-    step = item * (2e-5 + (up + down) * (1.2e-10 * params.batch_size + 1.2e-9))
-    return params.steps * step + 0.02 + 1e-5 * down
-
-
-def _parameters(widths: Sequence[int]) -> int:
-    return sum(out * (before + 1) for before, out in pairwise(widths))
 
 
 def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:

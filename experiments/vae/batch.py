@@ -13,7 +13,7 @@ from experiments.checkpoint import Checkpoint
 from experiments.experiment import Cell, Checkpoints, Outcome
 from experiments.stacked_analytic import stack
 from experiments.targets import Points
-from experiments.vae import BLOCK, widths
+from experiments.vae.cost import BLOCK, JUDGED, TRAINED, widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
 from experiments.vae.data_term import DataTerm, LearnedNoise, data_term
 from experiments.vae.judge import Judgement, judge
@@ -21,15 +21,12 @@ from experiments.vae.likelihood import binarised, of_name
 from experiments.vae.network import Layer, Stack, Widths, initialise
 from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
-STACK = {"cpu": 64, "cuda": 1024}  # trained at once; more would not be faster
-JUDGED = {"cpu": BLOCK, "cuda": 64}  # at once
-
 
 def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Train and evaluate cells of one batch key, in their order."""
     outcomes: list[Outcome] = []
-    for start in range(0, len(cells), STACK[device]):
-        outcomes += _run_stack(cells[start : start + STACK[device]], device, checkpoints)
+    for start in range(0, len(cells), TRAINED[device]):
+        outcomes += _run_stack(cells[start : start + TRAINED[device]], device, checkpoints)
     return outcomes
 
 

@@ -15,7 +15,7 @@ from experiments.randomness import Stream, generators, normal, shared_generators
 from experiments.stacked_analytic import StackedAnalytic
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Analytic, Points, Target
-from experiments.vae import NOISE_CHUNK
+from experiments.vae.cost import NOISE_CHUNK
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 
 from experiments.randomness import normal
+from experiments.vae.cost import COLUMNS, MODES
 from experiments.vae.likelihood import Likelihood
 from experiments.vae.network import Layer, forward, jacobian, padded_columns
 
-MODES, EACH = 4, 8  # Laplace approximations of each posterior, and draws of each
+EACH = 8  # draws of each of the Laplace approximations, of which each posterior has MODES
 ENCODER, PRIOR = 8, 8  # draws
 DRAWS = MODES * EACH + ENCODER + PRIOR
 NEWTON_STEPS = 2
 BANK = 256
-_BLOCK_COLUMNS = {"cpu": 1536, "cuda": 6144}  # decoder inputs at a time: what stays in cache, or keeps a GPU busy
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def log_evidence(
     """
     bank = normal((guess.start.shape[1], BANK), generators, x.dtype)
     images = forward(decoder, bank)[-1]
-    size = padded_columns(_BLOCK_COLUMNS[x.device.type] // DRAWS)
+    size = padded_columns(COLUMNS[x.device.type] // DRAWS)
     blocks = zip(*(part.split(size, dim=-1) for part in (x, guess.start, guess.mean, guess.std)), strict=True)
     estimates = []
     for points, start, mean, std in blocks:

@@ -16,12 +16,12 @@ from experiments.randomness import normal
 from experiments.stacked_analytic import stack
 from experiments.targets import Points, Target
 from experiments.vae.bound import Posterior, bound_metrics
+from experiments.vae.cost import DRAWS
 from experiments.vae.data import Views, split
 from experiments.vae.evidence import Guess, log_evidence
 from experiments.vae.likelihood import Bernoulli, Likelihood, binarised
 from experiments.vae.network import Layer, forward, padded_columns
 
-DRAWS = 1024  # test points, and draws of Q
 FEWEST_SAMPLES, KEPT_SAMPLES, KEPT_NUMBERS = 30, 300, 30_000  # of each cell; large images leave fewer
 WITHOUT_DENSITY = frozenset(  # metrics that draws of Q suffice for
     f"{name}{error}"

@@ -51,8 +51,9 @@ def test_defaults_are_defined_everywhere_and_have_a_canonical_form(name: str) ->
     experiment.check(params, target)
     canonical(params.model_dump())
     assert hash(experiment.batch_key(params, target)) == hash(experiment.batch_key(params, target))
-    needed = [experiment.bytes_of_stack(params, target, cells) for cells in (1, 16, 32, 512)]
-    assert 0 < needed[0] <= needed[1] <= needed[2] < needed[3]
+    for device in ("cpu", "cuda"):
+        needed = [experiment.bytes_of_stack(params, target, cells, device) for cells in (1, 16, 32, 512)]
+        assert 0 < needed[0] <= needed[1] <= needed[2] < needed[3]
     assert experiment.seconds_per_cell(params, target) > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import warnings
 from collections import Counter
@@ -17,6 +18,7 @@ import runner
 from experiments import adam, replay
 from experiments.catalogue import CATALOGUE
 from experiments.experiment import Outcome
+from runner import worker
 
 # Each of these makes the host wait for the device, or copies to or from it.
 WAITS = {
@@ -76,9 +78,13 @@ HEAVY = "{weights: [0.5, 0.5], means: [[0, 0], [4, 1]], standard_deviations: [[1
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def outcomes_of(grid: str, steps: int, device: str = "cpu", seeds: int = 2) -> list[Outcome]:
+def cells_of(grid: str, seeds: int, *overrides: str) -> Sequence[Any]:
     text = f"name: device\ngrids: [{{experiment: {grid}, }}]\nseeds: {seeds}\ntargets: {{ten: {TEN}, heavy: {HEAVY}}}"
-    cells = runner.plan(runner.load_sweep(text, [f"steps={steps}"])).cells
+    return runner.plan(runner.load_sweep(text, overrides)).cells
+
+
+def outcomes_of(grid: str, steps: int, device: str = "cpu", seeds: int = 2) -> list[Outcome]:
+    cells = cells_of(grid, seeds, f"steps={steps}")
     return list(CATALOGUE.experiments[cells[0].experiment].run_batch(cells, device))
 
 
@@ -158,6 +164,37 @@ def test_on_a_gpu_the_number_of_waits_does_not_grow_with_the_steps(
         outcomes_of(grid, steps, "cuda")
         counts.append(len(waits_of_cuda))
     assert 0 < counts[1] <= counts[0] + 30
+
+
+@needs_gpu
+@pytest.mark.parametrize(
+    ("grid", "cells"),
+    [
+        ("kl_fit, fixed: {target: ring8_easy, divergence: forward_kl, steps: 90}", 300),
+        ("kl_fit, fixed: {target: gmm40, divergence: reverse_kl, samples: 5000, steps: 90}", 64),
+        ("kl_fit, fixed: {target: grid25, divergence: reverse_kl, family: gaussian_mixture, steps: 90}", 300),
+        ("kl_fit, fixed: {target: ten, divergence: reverse_kl, steps: 90}", 64),
+        ("kl_fit, fixed: {target: ring8, divergence: jensen_shannon, steps: 90}", 300),
+        ("kl_fit, fixed: {target: ring8, divergence: reverse_kl, family: student_t, steps: 90}", 300),
+        ("kl_fit, fixed: {target: double_well, divergence: reverse_kl, family: flow, steps: 30}", 16),
+        ("gradients, fixed: {target: ring8}", 64),
+        ("vae, fixed: {target: ring8_easy, steps: 90}", 16),
+        ("vae, fixed: {target: ring8_easy, likelihood: gaussian_learned, hidden: [256, 256], steps: 90}", 70),
+        ("vae, fixed: {target: digits, likelihood: bernoulli, steps: 90}", 16),
+        ("vae, fixed: {target: heavy, latent_dim: 16, steps: 90}", 40),
+    ],
+)
+def test_a_stack_takes_no_more_of_a_gpu_than_its_worker_leaves_it(grid: str, cells: int) -> None:
+    stack = cells_of(grid, cells)
+    experiment = CATALOGUE.experiments[stack[0].experiment]
+    said = experiment.bytes_of_stack(stack[0].params, stack[0].target, cells, "cuda")
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    experiment.run_batch(stack, "cuda")
+    taken = torch.cuda.max_memory_allocated() - before
+    assert taken < worker.CUDA_LIBRARIES + said / worker.CUDA_SHARE, (taken, said)
 
 
 @needs_gpu

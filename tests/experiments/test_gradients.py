@@ -275,4 +275,4 @@ def test_cells_stack_when_only_numbers_differ() -> None:
 def test_estimates_grow_with_the_work() -> None:
     small, large = Params(target="pair"), Params(target="pair", repeats=100_000, samples=256)
     assert GRADIENTS.seconds_per_cell(large, PAIR) > 50 * GRADIENTS.seconds_per_cell(small, PAIR) > 0
-    assert GRADIENTS.bytes_of_stack(large, PAIR, 32) > 2 * GRADIENTS.bytes_of_stack(small, PAIR, 32) > 0
+    assert GRADIENTS.bytes_of_stack(large, PAIR, 32, "cpu") > 2 * GRADIENTS.bytes_of_stack(small, PAIR, 32, "cpu") > 0

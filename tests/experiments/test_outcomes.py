@@ -45,6 +45,8 @@ def peak_bytes(run: Callable[[], object]) -> float:
 PAIR = {"family": "gaussian_mixture", "components": 2, "samples": 20_000, "steps": 1}
 MANY = {"family": "gaussian_mixture", "components": 32, "samples": 10_000, "steps": 1}
 WIDE = {"family": "gaussian_full", "samples": 20_000, "steps": 1}
+NARROW = {"hidden": (8,), "latent_dim": 1, "batch_size": 1000, "steps": 2}
+LATENT = {"hidden": (32,), "latent_dim": 16, "steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,7 @@ WIDE = {"family": "gaussian_full", "samples": 20_000, "steps": 1}
     [
         *(("gradients", 50, {"samples": 1, "repeats": 5000}, cells) for cells in (1, 32)),
         *(("kl_fit", 2, params, cells) for params in (PAIR, MANY, WIDE) for cells in (1, 2)),
+        *(("vae", dim, params, cells) for dim, params in ((2, NARROW), (40, NARROW), (2, LATENT)) for cells in (1, 40)),
     ],
 )
 def test_a_stack_takes_what_it_says_padding_included(
@@ -64,4 +67,5 @@ def test_a_stack_takes_what_it_says_padding_included(
     made = chosen.params(target=target.name, **params)
     stack = [SimpleNamespace(params=made, target=target, seed=seed) for seed in range(cells)]
     taken = peak_bytes(lambda: chosen.run_batch(stack, "cpu"))
-    assert taken / 1.2 < chosen.bytes_of_stack(made, target, cells) < 2.5 * taken
+    said = chosen.bytes_of_stack(made, target, cells, "cpu")
+    assert taken / 1.2 < said < 2.5 * taken, (taken, said)

@@ -153,4 +153,4 @@ def test_two_test_points_have_finite_errors(train_size: int) -> None:
 def test_estimates_grow_with_the_work() -> None:
     small, large = Params(target="pair"), Params(target="pair", hidden=(256, 256), steps=4000)
     assert VAE.seconds_per_cell(large, PAIR) > 2 * VAE.seconds_per_cell(small, PAIR) > 0
-    assert VAE.bytes_of_stack(large, PAIR, 16) > 2 * VAE.bytes_of_stack(small, PAIR, 16) > 0
+    assert VAE.bytes_of_stack(large, PAIR, 16, "cpu") > 2 * VAE.bytes_of_stack(small, PAIR, 16, "cpu") > 0

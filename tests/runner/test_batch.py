@@ -86,7 +86,7 @@ def test_each_cell_is_in_one_batch_of_its_kind_and_memory_is_bounded(
     for batch in batches:
         assert len({TOY.batch_key(cell.params, cell.target) for cell in batch.cells}) == 1
         assert {resources[cell.id] for cell in batch.cells} == {batch.resources}
-        needed = TOY.bytes_of_stack(batch.cells[0].params, batch.cells[0].target, len(batch.cells))
+        needed = TOY.bytes_of_stack(batch.cells[0].params, batch.cells[0].target, len(batch.cells), "cpu")
         assert needed <= memory or len(batch.cells) == 1
         assert len(batch.cells) <= (exactly or STACK)
     assert len({batch.id for batch in batches}) == len(batches)
@@ -95,7 +95,7 @@ def test_each_cell_is_in_one_batch_of_its_kind_and_memory_is_bounded(
 
 @pytest.mark.parametrize(("memory", "most"), [(1, 32), (40_000, 32), (64_000, 64), (127_999, 96), (10**9, 160)])
 def test_what_padding_makes_room_for_is_not_cut(memory: int, most: int) -> None:
-    padded = replace(TOY, bytes_of_stack=lambda params, target, cells: 1000 * 32 * math.ceil(cells / 32))
+    padded = replace(TOY, bytes_of_stack=lambda params, target, cells, device: 1000 * 32 * math.ceil(cells / 32))
     plan = plan_of({"size": [1], "rate": list(range(1, 81))})  # 160 cells of one kind
     options = {"workers": 1, "memory_bytes": memory}
     exactly, evenly = (make_batches(plan, {"toy": padded}, cells_per_batch=size, **options) for size in (160, None))

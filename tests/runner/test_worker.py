@@ -121,7 +121,7 @@ def test_a_gpu_that_runs_out_of_memory_gets_smaller_stacks() -> None:
 @pytest.mark.parametrize(("free", "sizes"), [(10**9, [16]), (6250, [5, 5, 5, 1]), (1, [1] * 16)])
 def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, sizes: list[int]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 2 * 10**9))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (worker.CUDA_LIBRARIES + free, 2 * 10**9))
     seen = []
 
     def noted(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
@@ -129,7 +129,9 @@ def test_a_stack_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch
         return fakes.run_batch(stack, "cpu")
 
     (batch,) = batches(cells(16), 16)
-    experiment = replace(TOY, run_batch=noted, bytes_of_stack=lambda params, target, cells: 1000 * cells)
+    experiment = replace(
+        TOY, run_batch=noted, bytes_of_stack=lambda params, target, cells, device: 1000 * cells * (device == "cuda")
+    )
     table = worker.run(experiment, batch, CONTEXT, "cuda")
     assert seen == sizes
     assert set(table["status"].to_pylist()) == {"ok"}

@@ -1,0 +1,71 @@
+"""What a stack of VAEs takes: memory, time, and how many cells it is padded to. Plans need it, so no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from experiments.targets import Points, Target
+
+if TYPE_CHECKING:
+    from experiments.vae import Params
+
+BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
+TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once; more would not be faster
+JUDGED = {"cpu": BLOCK, "cuda": 64}  # cells at once
+COLUMNS = {"cpu": 1536, "cuda": 6144}  # a decoder's inputs at a time: what stays in cache, or keeps a GPU busy
+MODES = 4  # of each posterior: there are twelve times as many draws
+DRAWS = 1024  # test points, and draws of Q
+NOISE_CHUNK = 16_384  # random numbers drawn by one call: a generator's call costs as much as a thousand of them
+
+
+def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Layer widths of encoder and decoder, inputs first."""
+    up = params.hidden if params.encoder == "mlp" else ()
+    down = params.hidden[::-1] if params.decoder == "mlp" else ()
+    return (dim, *up, 2 * params.latent_dim), (params.latent_dim, *down, dim)
+
+
+def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
+    """What training takes for each cell, padding too, or judging for a block of cells where that is more.
+
+    Too much on a CPU for cells beyond those that train at once.
+    """
+    padded = -(-cells // BLOCK) * BLOCK
+    trained = min(padded, TRAINED["cuda"]) if device == "cuda" else padded
+    judged = min(padded, JUDGED[device]) * _judging_bytes(params, target, COLUMNS[device])
+    return max(trained * _training_bytes(params, target), judged)
+
+
+def _training_bytes(params: Params, target: Target) -> int:
+    """Of one cell: parameters, Adam's moments, every layer's output and gradient, and noise."""
+    item = 4 if params.dtype == "float32" else 8
+    layers = widths(params, target.dim)
+    parameters = sum(_parameters(w) for w in layers)
+    activations = 2 * params.batch_size * sum(sum(w) for w in layers)
+    noise = 2 * max(NOISE_CHUNK, params.batch_size * max(params.latent_dim, target.dim)) * 4
+    fixed = target.dim * (params.train_size or 0)
+    return 150_000 + item * (9 * parameters + activations + noise + 2 * fixed)
+
+
+def _judging_bytes(params: Params, target: Target, columns: int) -> int:
+    """Of one cell, in float64: what its decoder makes of draws, its slopes at posteriors' modes, and P's densities."""
+    _, down = widths(params, target.dim)
+    latent = params.latent_dim
+    of_draws = columns * (sum(down[1:]) + 3 * MODES * latent + 6 * target.dim)
+    of_modes = columns // 12 * latent * 3 * max(down)
+    of_p = 0 if isinstance(target, Points) else 2 * DRAWS * (5 * target.dim + 40)
+    return 8 * (of_draws + of_modes + of_p)
+
+
+def seconds_per_cell(params: Params, target: Target) -> float:
+    """From timings of stacks of 64 on one core."""
+    up, down = (_parameters(w) for w in widths(params, target.dim))
+    item = 1.0 if params.dtype == "float32" else 2.0
+    step = item * (2e-5 + (up + down) * (1.2e-10 * params.batch_size + 1.2e-9))
+    return params.steps * step + 0.02 + 1e-5 * down
+
+
+def _parameters(widths: Sequence[int]) -> int:
+    return sum(out * (before + 1) for before, out in pairwise(widths))
