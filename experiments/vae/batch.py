@@ -13,7 +13,7 @@ from experiments.checkpoint import Checkpoint
 from experiments.experiment import Cell, Checkpoints, Outcome
 from experiments.stacked_analytic import stack
 from experiments.targets import Points
-from experiments.vae.cost import BLOCK, JUDGED, TRAINED, widths
+from experiments.vae.cost import BLOCK, TRAINED, judged_at_once, widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
 from experiments.vae.data_term import DataTerm, LearnedNoise, data_term
 from experiments.vae.judge import Judgement, judge
@@ -36,8 +36,9 @@ def _run_stack(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | No
     lasted = _steps_lasted(model, trace)
     noise_std = _noise_std(views, term, model.flat)
     judged: list[Judgement] = []
-    for start in range(0, len(views.cells), JUDGED[device]):
-        part = slice(start, start + JUDGED[device])
+    size = judged_at_once(cells[0].params, cells[0].target, device)
+    for start in range(0, len(views.cells), size):
+        part = slice(start, start + size)
         alive = lasted[part].to(device) >= cells[0].params.steps
         encoder, decoder = (_evaluable(network, part, alive) for network in (model.encoder, model.decoder))
         scattered = of_name(cells[0].params.likelihood, torch.where(alive, noise_std[part], 1.0))

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
 TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once; more would not be faster
-JUDGED = {"cpu": BLOCK, "cuda": 64}  # cells at once
+JUDGED_ON_GPU = 256  # cells at once, that hold at most
+JUDGED_BYTES = 3 << 30
 COLUMNS = {"cpu": 1536, "cuda": 6144}  # a decoder's inputs at a time: what stays in cache, or keeps a GPU busy
 MODES = 4  # of each posterior: there are twelve times as many draws
 DRAWS = 1024  # test points, and draws of Q
@@ -27,6 +28,14 @@ def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (dim, *up, 2 * params.latent_dim), (params.latent_dim, *down, dim)
 
 
+def judged_at_once(params: Params, target: Target, device: str) -> int:
+    """How many cells: a multiple of ``BLOCK``; a GPU launches the same for any number of them."""
+    if device == "cpu":
+        return BLOCK
+    size = JUDGED_BYTES // _judging_bytes(params, target, device)
+    return max(BLOCK, min(JUDGED_ON_GPU, size // BLOCK * BLOCK))
+
+
 def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
     """What training takes for each cell, padding too, or judging for a block of cells where that is more.
 
@@ -34,7 +43,7 @@ def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> i
     """
     padded = -(-cells // BLOCK) * BLOCK
     trained = min(padded, TRAINED["cuda"]) if device == "cuda" else padded
-    judged = min(padded, JUDGED[device]) * _judging_bytes(params, target, COLUMNS[device])
+    judged = min(padded, judged_at_once(params, target, device)) * _judging_bytes(params, target, device)
     return max(trained * _training_bytes(params, target), judged)
 
 
@@ -49,10 +58,10 @@ def _training_bytes(params: Params, target: Target) -> int:
     return 150_000 + item * (9 * parameters + activations + noise + 2 * fixed)
 
 
-def _judging_bytes(params: Params, target: Target, columns: int) -> int:
+def _judging_bytes(params: Params, target: Target, device: str) -> int:
     """Of one cell, in float64: what its decoder makes of draws, its slopes at posteriors' modes, and P's densities."""
     _, down = widths(params, target.dim)
-    latent = params.latent_dim
+    latent, columns = params.latent_dim, COLUMNS[device]
     of_draws = columns * (sum(down[1:]) + 3 * MODES * latent + 6 * target.dim)
     of_modes = columns // 12 * latent * 3 * max(down)
     of_p = 0 if isinstance(target, Points) else 2 * DRAWS * (5 * target.dim + 40)
