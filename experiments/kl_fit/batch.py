@@ -10,7 +10,7 @@ import torch
 from experiments import randomness
 from experiments.checkpoint import NOWHERE, Checkpoint
 from experiments.experiment import Cell, Checkpoints, Outcome
-from experiments.kl_fit.cost import STACK, judged_at_once, multiple, trained_at_once
+from experiments.kl_fit.cost import judged_at_once, multiple, trained_at_once
 from experiments.kl_fit.divergences import StackedTarget, divergence
 from experiments.kl_fit.families import Family, Flow, Gaussian, GaussianMixture, StudentT, family, frame_shape
 from experiments.kl_fit.fit import LINE, Fit, fit
@@ -23,6 +23,8 @@ from experiments.kl_fit.start import Frame, initial
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Points
+
+CERTIFIED = 128  # fits at once: fewer spend their time on numpy's calls, and more would only take memory
 
 
 def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
@@ -64,8 +66,8 @@ def _distances(cells: Sequence[Cell], found: Fits, finished: np.ndarray) -> list
     away = [Distance()] * len(cells)
     if isinstance(found, Gaussians):
         rows = np.flatnonzero(finished[: len(cells)])
-        for start in range(0, len(rows), STACK):
-            block = rows[start : start + STACK]
+        for start in range(0, len(rows), CERTIFIED):
+            block = rows[start : start + CERTIFIED]
             known = distances([cells[k] for k in block], found.mean[block], found.tril[block])
             for k, distance in zip(block, known, strict=True):
                 away[k] = distance
