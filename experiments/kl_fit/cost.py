@@ -67,18 +67,15 @@ def _components(params: Params, target: Target) -> int:
 
 
 def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
-    """What training takes for each cell, padding too, or judging for a block of cells where that is more.
-
-    Too much on a CPU for cells beyond those that train at once.
-    """
+    """What those take that train at once, padding too, or those that are judged at once where that is more."""
     size = multiple(params, target.dim)
     padded = -(-cells // size) * size
+    trained = min(padded, trained_at_once(params, target, device))
+    judged = min(max(padded, STACK), judged_at_once(params, target, device))
     by_draws = not isinstance(target, Points) and (target.dim > 1 or params.family == "flow")
-    judged = 8 * DRAWS * (5 * target.dim + 40) if by_draws else 0
-    if device == "cuda":
-        trained = min(padded, trained_at_once(params, target, device)) * _training_bytes_on_gpu(params, target)
-        return max(trained, min(padded, judged_at_once(params, target, device)) * judged)
-    return max(padded * _training_bytes(params, target), STACK * judged)
+    judging_bytes = 8 * DRAWS * (5 * target.dim + 40) if by_draws else 0
+    training_bytes = _training_bytes_on_gpu if device == "cuda" else _training_bytes
+    return max(trained * training_bytes(params, target), judged * judging_bytes)
 
 
 def _training_bytes(params: Params, target: Target) -> int:

@@ -37,14 +37,11 @@ def judged_at_once(params: Params, target: Target, device: str) -> int:
 
 
 def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
-    """What training takes for each cell, padding too, or judging for a block of cells where that is more.
-
-    Too much on a CPU for cells beyond those that train at once.
-    """
+    """What those take that train at once, padding too, or those that are judged at once where that is more."""
     padded = -(-cells // BLOCK) * BLOCK
-    trained = min(padded, TRAINED["cuda"]) if device == "cuda" else padded
-    judged = min(padded, judged_at_once(params, target, device)) * _judging_bytes(params, target, device)
-    return max(trained * _training_bytes(params, target), judged)
+    trained = min(padded, TRAINED[device])
+    judged = min(padded, judged_at_once(params, target, device))
+    return max(trained * _training_bytes(params, target), judged * _judging_bytes(params, target, device))
 
 
 def _training_bytes(params: Params, target: Target) -> int:
