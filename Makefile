@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # Several tests at once, each file's by one process. What starts Ray has the machine to itself.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
-.PHONY: install demo test check bench study clean
+.PHONY: install demo test check bench study clean clean-results
 .DEFAULT_GOAL := help
 
 help:
@@ -14,7 +14,7 @@ help:
 	@echo "make check   lint, types, fast tests"
 	@echo "make bench   speed, side by side with what people use today -> results/benchmarks/"
 	@echo "make study   run every shipped sweep, then write tables and pictures -> results/studies/"
-	@echo "make clean   remove everything generated"
+	@echo "make clean   remove the environment, builds and the tools' caches; make clean-results: your sweeps' results too"
 
 # The stamp is renewed when what is installed changes, so each target can simply depend on it.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -50,4 +50,6 @@ study: install
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+clean-results:
 	git clean -fdX results

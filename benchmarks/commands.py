@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import measure
@@ -22,9 +23,18 @@ def modesweep(*arguments: str, folder: Path) -> Usage:
         RuntimeError: it failed.
     """
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    usage = measure.run([*MODESWEEP, *arguments], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": path})
+    return measured([*MODESWEEP, *arguments], cwd=folder, env={"HOME": str(folder), "PYTHONPATH": path})
+
+
+def measured(command: Sequence[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> Usage:
+    """Run and measure any command.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    usage = measure.run(command, cwd=cwd, env=env)
     if usage.exit_code:
-        raise RuntimeError(f"modesweep {' '.join(arguments)}: {usage.output}{usage.errors}")
+        raise RuntimeError(f"{' '.join(command)}: {usage.output}{usage.errors}")
     return usage
 
 

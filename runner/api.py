@@ -52,9 +52,11 @@ def plan(sweep: Sweep, options: Options | None = None) -> Plan:
 
 def begun(plan: Plan, options: Options) -> Mapping[str, Begun]:
     """The cells that are left to run and would go on from a checkpoint, by id."""
+    from runner.provenance import code_digest
     from runner.store.checkpoints import begun as kept
 
-    found = kept(options.results / plan.sweep.name)
+    digest = code_digest(experiment.run_batch for experiment in CATALOGUE.experiments.values())
+    found = kept(options.results / plan.sweep.name, digest)
     return {cell.id: found[cell.id] for cell in plan.todo if cell.id in found} if found else {}
 
 

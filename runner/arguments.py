@@ -8,6 +8,8 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from runner.provenance import redact
+
 T = TypeVar("T")
 
 
@@ -45,7 +47,7 @@ def _text(given: T) -> T:
         str(given).encode()
     except UnicodeEncodeError:
         shown = str(given).encode(errors="backslashreplace").decode()
-        raise typer.BadParameter(f"'{shown}' is not text in UTF-8; choose another name") from None
+        raise typer.BadParameter(f"'{redact(shown)}' is not text in UTF-8; choose another name") from None
     return given
 
 

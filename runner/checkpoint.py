@@ -25,7 +25,7 @@ SECONDS = 60.0  # between two checkpoints of a stack: what the death of its work
 class Origin:
     """Where a checkpoint was made: it is of use to the same code, on the same kind of device."""
 
-    code_version: str
+    code_digest: str
     device: str
 
 
@@ -55,7 +55,7 @@ class Saved:
         import numpy as np
 
         file = io.BytesIO()
-        origin = [self.origin.code_version, self.origin.device]
+        origin = [self.origin.code_digest, self.origin.device]
         named: dict[str, Any] = {f"row_{name}": array for name, array in self.rows.items()}
         np.savez(file, cells=list(self.cells), origin=origin, shares=[self.share, self.began], **named)
         return file.getvalue()

@@ -40,9 +40,10 @@ def plan_view(
         table.add_column(name, justify="right")
     for grid in plan.grids:
         ids = {cell.id for cell in grid.todo}
-        own = [batch for batch in batches if batch.cells[0].id in ids]
+        # A batch may hold cells of several grids.
+        own = [(batch, held) for batch in batches if (held := sum(cell.id in ids for cell in batch.cells))]
         axes = " x ".join(f"{len(values)} {name}" for name, values in _varying(grid.grid))
-        seconds = sum(batch.seconds for batch in own)
+        seconds = sum(batch.seconds * held / len(batch.cells) for batch, held in own)
         table.add_row(
             grid.grid.experiment,
             " x ".join(part for part in (axes, f"{len(plan.sweep.seeds)} seeds") if part),

@@ -26,14 +26,14 @@ from runner.options import Options, cut, plan_sweep
 from runner.planning import Plan
 from runner.profile import Profile
 from runner.progress import Listener, Silent, Tally
-from runner.provenance import Provenance, code_version
+from runner.provenance import Provenance, code_digest, code_version
 from runner.report import load_libraries, write_report
 from runner.spec import Sweep
 from runner.store.checkpoints import CheckpointFolder
 from runner.store.files import remove_leftovers
 from runner.store.lock import hold
 from runner.store.manifest import SWEEP, write_manifest, write_text
-from runner.store.shards import write_shard
+from runner.store.shards import shard_paths, write_shard
 from runner.store.tables import Counts, write_tables
 from runner.store.targets import write_targets
 from runner.tracking.follower import Follower
@@ -121,9 +121,12 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
     began = datetime.now(UTC)
     folder = options.results.resolve() / sweep.name
     with clock("plan"):
-        plan = plan_sweep(sweep, catalogue, options)
+        shards, plan = shard_paths(folder), plan_sweep(sweep, catalogue, options)
     with hold(folder), _stoppable():
-        context = Context(sweep.name, code_version(), options.profile, options.checkpoint_seconds)
+        if shard_paths(folder) != shards:  # another run has ended meanwhile
+            plan = plan_sweep(sweep, catalogue, options)
+        digest = code_digest(experiment.run_batch for experiment in catalogue.experiments.values())
+        context = Context(sweep.name, code_version(), digest, options.profile, options.checkpoint_seconds)
         training = _InTraining(_left_behind(folder, plan, context, listener), Tally(len(plan.todo), work=0.0), listener)
         with _opened(catalogue, context, options, training) as executor, ExitStack() as beside:
             if plan.todo:
@@ -195,12 +198,14 @@ def _tabulate(
 
 def _left_behind(folder: Path, plan: Plan, context: Context, listener: Listener) -> CheckpointFolder:
     """What an earlier run left of batches in training, of cells that still have no record."""
-    checkpoints = CheckpointFolder(folder, context.code_version, listener.say)
-    if begun := checkpoints.begun:
-        left = {cell.id for cell in plan.todo if cell.id in begun}
-        checkpoints.forget({cell.id for cell in plan.cells if cell.id in begun} - left)
-        if left:
-            listener.say(f"{len(left):,} cells go on from where an earlier run left their training.")
+    checkpoints = CheckpointFolder(folder, context.code_digest, listener.say)
+    if checkpoints.cells:
+        todo = {cell.id for cell in plan.todo}
+        checkpoints.forget(cell.id for cell in plan.cells if cell.id not in todo)
+        if left := len(todo & checkpoints.begun.keys()):
+            listener.say(
+                f"{left:,} cells go on from where an earlier run left their training, on the same kind of device."
+            )
     return checkpoints
 
 

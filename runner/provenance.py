@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import platform
 import re
@@ -10,14 +11,16 @@ import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("mlflow", "numpy", "pandas", "pyarrow", "pydantic", "ray", "scipy", "torch")
+COMPUTING = ("numpy", "torch")
 HIDDEN = "***"
 
 # A password may hold any of "/?#@: ", so it reaches to the last @ of its line, unless another URI begins before that.
@@ -92,6 +95,26 @@ def code_version() -> str:
     if state is None:
         return version()
     return f"{version()}{'.' if '+' in version() else '+'}g{state.commit[:7]}{'.dirty' if state.dirty else ''}"
+
+
+def code_digest(functions: Iterable[Callable[..., Any]]) -> str:
+    """Of all that their numbers depend on: the source of the packages that define them, and ``COMPUTING``."""
+    known = hashlib.blake2b(digest_size=8)
+    for name in sorted({getattr(function, "__module__", "").partition(".")[0] for function in functions}):
+        for path in _sources(name):
+            known.update(path.name.encode() + b"\0" + path.read_bytes())
+    held = _versions()
+    known.update(" ".join(f"{name} {held.get(name)}" for name in COMPUTING).encode())
+    return known.hexdigest()
+
+
+def _sources(package: str) -> Iterator[Path]:
+    """The Python files of a package that is imported, or of a module by itself, in an order of their own."""
+    module = sys.modules.get(package)
+    for folder in getattr(module, "__path__", ()):
+        yield from sorted(Path(folder).rglob("*.py"))
+    if module is not None and not hasattr(module, "__path__") and getattr(module, "__file__", None):
+        yield Path(str(module.__file__))
 
 
 def git_state(folder: Path) -> Git | None:

@@ -32,10 +32,15 @@ CUDA_LIBRARIES = 200 << 20  # bytes of it that they keep for themselves
 
 @dataclass(frozen=True)
 class Context:
-    """What every record of one run shares."""
+    """What every record of one run shares.
+
+    Args:
+        code_digest: of the code that trains, ``provenance.code_digest``: its checkpoints are of no use to other code.
+    """
 
     sweep: str
     code_version: str = ""
+    code_digest: str = ""
     profile: bool = False
     checkpoint_seconds: float = SECONDS
 
@@ -71,7 +76,7 @@ def run(
         return watched(partial(run, experiment, batch, plain, device, held=held, send=send))
     checkpoints = None
     if send is not None:
-        origin = Origin(context.code_version, device)
+        origin = Origin(context.code_digest, device)
         checkpoints = Checkpoints(origin, held, send, context.checkpoint_seconds)
     started = time.perf_counter()
     with one_thread():

@@ -20,7 +20,6 @@ from studies.phase_diagram import pair
 HALF = 3.0  # of the separation of two unit modes
 STARTS = ((0.5, 1.2), (1.0, 0.12), (2.5, 0.5), (4.5, 0.2))  # location, and width as a multiple of the target's
 STEPS = (1, 3, 10, 20, 40, 80, 150, 300, 600, 1000)
-ARRIVED = 0.01  # nats
 REVERSE = Divergence("reverse_kl")
 COMPONENTS = (1, 2, 4, 8, 16, 32)
 UNITS = {"minutes": 1.0, "hours": 60.0}

@@ -1,4 +1,4 @@
-"""Every test gets a HOME, a working folder and stores of its own, and no network but 127.0.0.1."""
+"""Every test gets a HOME, a working folder and stores of its own."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ settings.load_profile("modesweep")
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "MODESWEEP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(home)
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import measure
-from benchmarks.commands import ROOT
+from benchmarks.commands import measured
 from benchmarks.figures import Figure
 
 CASES = ("bimodal", "ring8_easy", "vae")
@@ -22,9 +21,7 @@ def run(folder: Path, quick: bool) -> list[Figure]:
         for size in sizes:
             if case == "vae" and size > 128:
                 continue
-            usage = measure.run([sys.executable, "-m", "benchmarks.stack", case, str(size)], cwd=ROOT)
-            if usage.exit_code:
-                raise RuntimeError(usage.errors)
+            usage = measured([sys.executable, "-m", "benchmarks.stack", case, str(size)])
             what = {"vae": "VAE on ring8_easy, 200 steps"}.get(case, f"reverse KL on {case}, 1000 steps")
             figures.append(Figure(what, 1e3 * float(usage.output), "ms", stack=size))
     return figures

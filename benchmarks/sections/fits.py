@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import measure
-from benchmarks.commands import MODESWEEP, ROOT, each, modesweep, phases
+from benchmarks.commands import MODESWEEP, each, measured, modesweep, phases
 from benchmarks.figures import Figure, at_least
 from runner.executors.setup import HEAP
 
@@ -69,7 +68,7 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     usage = modesweep("run", path.name, folder=folder)
     cores = len(os.sched_getaffinity(0))
     bare, alone = (
-        float(measure.run([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], cwd=ROOT, env=HEAP).output)
+        float(measured([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], env=HEAP).output)
         for count in (cores, 1)
     )
     where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(folder, f"fits{fits}").items())

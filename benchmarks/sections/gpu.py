@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import measure
-from benchmarks.commands import ROOT
+from benchmarks.commands import measured
 from benchmarks.figures import Figure
 
 CASES = {
@@ -39,7 +38,5 @@ def run(folder: Path, quick: bool) -> list[Figure]:
 
 
 def _milliseconds(case: str, *stacks: str) -> list[float]:
-    usage = measure.run([sys.executable, "-m", "benchmarks.stack", case, *stacks], cwd=ROOT)
-    if usage.exit_code:
-        raise RuntimeError(usage.errors)
+    usage = measured([sys.executable, "-m", "benchmarks.stack", case, *stacks])
     return [1e3 * float(line) for line in usage.output.split()]

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import measure
-from benchmarks.commands import MODESWEEP, ROOT, modesweep
+from benchmarks.commands import MODESWEEP, ROOT, measured, modesweep
 from benchmarks.figures import Figure
 
 SWEEP = """
@@ -43,9 +42,7 @@ def _simulated(folder: Path, cells: int) -> list[Figure]:
     script = [MODESWEEP[0], "-m", "benchmarks.simulated"]
     environment = {"HOME": str(folder), "PYTHONPATH": str(ROOT)}
     for step in ("records", "tables"):
-        usage = measure.run([*script, step, str(path), "results"], cwd=folder, env=environment)
-        if usage.exit_code:
-            raise RuntimeError(usage.errors)
+        usage = measured([*script, step, str(path), "results"], cwd=folder, env=environment)
     return [
         Figure(f"{cells:,} cells, simulated: modesweep plan", planned.wall, "s", 60),
         Figure("... its peak memory", planned.largest_peak / 1e9, "GB", 3),

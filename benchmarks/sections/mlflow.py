@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import measure
-from benchmarks.commands import MODESWEEP, ROOT, modesweep
+from benchmarks.commands import modesweep
 from benchmarks.figures import Figure
-from benchmarks.sections.startup import stop
+from runner.tracking.ui import free_port
 
 SWEEP = """
 name: {name}
@@ -44,23 +45,18 @@ def run(folder: Path, quick: bool) -> list[Figure]:
 
 
 def _over_http(folder: Path, cells: int) -> list[Figure]:
-    port = 5711
+    port = free_port(5711)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "served")]
     server = subprocess.Popen([*command, *store], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        _until_it_answers(port)
+        _until_it_answers(server, port)
         before = _cpu_of_tree(server.pid)
-        usage = measure.run(
-            [*MODESWEEP, "export", f"runs{cells}", "--tracking-uri", f"http://127.0.0.1:{port}"],
-            cwd=folder,
-            env={"HOME": str(folder), "PYTHONPATH": str(ROOT)},
-        )
-        if usage.exit_code:
-            raise RuntimeError(usage.output + usage.errors)
+        usage = modesweep("export", f"runs{cells}", "--tracking-uri", f"http://127.0.0.1:{port}", folder=folder)
         served = _cpu_of_tree(server.pid) - before
     finally:
-        stop(server)
+        server.terminate()
+        server.wait()
     return [
         Figure("over HTTP: a run, wall", 1e3 * usage.wall / cells, "ms"),
         Figure("... CPU of the server", 1e3 * served / cells, "ms"),
@@ -68,16 +64,15 @@ def _over_http(folder: Path, cells: int) -> list[Figure]:
     ]
 
 
-def _until_it_answers(port: int) -> None:
+def _until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
+    here = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).close()
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError):
+            here.open(f"http://127.0.0.1:{port}/health", timeout=1).close()
             return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        time.sleep(0.2)
+    raise RuntimeError("the MLflow server did not start")
 
 
 def _cpu_of_tree(root: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -55,9 +54,3 @@ def _first_batch(folder: Path, executor: str, name: str) -> float:
     if process.returncode:
         raise RuntimeError(f"modesweep run {path} ended with {process.returncode}:\n{said.read_text()}")
     return seconds
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server that was started for a measurement."""
-    process.send_signal(signal.SIGTERM)
-    process.wait()

@@ -15,12 +15,12 @@ from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
 
 NODES = 10  # of each panel
+# Multiples of a component's width at which panels end; 2.5758 is the 99 % interval, 3 that of high quality.
 GAUSSIAN = np.array([0.6, 1.2, 1.8, 2.4, 2.5758293035489004, 3.0, 3.8, 4.8, 6.0, 7.5, 9.5])
 # Student-t tails: panels that double, out to where even the square of x has nothing left for df of 2.5 and more, and a
 # density for those of 1 and more; definitions of targets refuse the others.
 STUDENT = np.concatenate([GAUSSIAN[:-4], 4.8 * 2.0 ** np.arange(32)])
 HALF = 1.959963984540054  # of the 95 % interval of a standard normal
-"""Multiples of a component's width at which panels end; 2.5758 is the 99 % interval, 3 that of high quality."""
 
 
 def quadrature(

@@ -79,7 +79,10 @@ def cores() -> int:
 
 
 def gpus(devices: Path = Path("/dev")) -> int:
-    """NVIDIA GPUs of this machine that its processes may use, as files tell it: at once, and nearly always rightly."""
+    """NVIDIA GPUs of this machine that its processes may use.
+
+    Counted from the files of their devices, which takes no time; too many where one of those cannot be used.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     there = sum(path.name[6:].isdigit() for path in devices.glob("nvidia*"))
     return there if visible is None else min(there, sum(name.strip() not in ("", "-1") for name in visible.split(",")))

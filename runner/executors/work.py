@@ -96,8 +96,8 @@ def results(
         found = list(_buried(work, failed))
         for delivery in collect():
             if isinstance(delivery, Progress):
-                if delivery.trial in work.out:
-                    keep(work.out[delivery.trial], delivery.checkpoint)
+                if training := work.out.get(delivery.trial):  # Tune's thread may just have declared its worker lost
+                    keep(training, delivery.checkpoint)
                 continue
             batch = work.out.pop(delivery.trial, None)
             if batch and delivery.table:

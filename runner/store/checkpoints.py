@@ -18,53 +18,72 @@ CHECKPOINTS = "checkpoints"
 _log = logging.getLogger(__name__)
 
 
-def begun(folder: Path) -> dict[str, Begun]:
-    """The cells of which a sweep's results folder has a checkpoint, by id; for readers, who remove nothing."""
+def begun(folder: Path, code_digest: str | None = None) -> dict[str, Begun]:
+    """The cells of which a sweep's results folder has a checkpoint, by id; for readers, who remove nothing.
+
+    With a ``code_digest``, only of that code.
+    """
     found: dict[str, Begun] = {}
     for path in _oldest_first(folder / CHECKPOINTS):
         with suppress(OSError, ValueError), path.open("rb") as file:
             saved = Saved.read(file, rows=False)
-            found |= dict.fromkeys(saved.cells, Begun(path.stem, saved.share))
+            if code_digest in (None, saved.origin.code_digest):
+                found |= dict.fromkeys(saved.cells, Begun(path.stem, saved.share))
     return found
 
 
 def _oldest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.npz"), key=lambda path: path.stat().st_mtime)
+    found: list[tuple[float, Path]] = []
+    for path in folder.glob("*.npz"):
+        with suppress(FileNotFoundError):  # replaced since it was listed, by the driver that another process is
+            found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found)]
 
 
 class CheckpointFolder:
     """Which file has the newest checkpoint of which cell.
 
-    A file goes when none of its cells needs it any more: each has a record, or a newer file. Files of other code, and
-    damaged ones, go at once.
+    A file goes when none of its cells needs it any more: each has a record, or a newer file. Files of other code stay
+    as long, for the case that it comes back; damaged ones go at once.
 
     Args:
         folder: of the sweep's results.
-        code_version: of the code that would go on from them.
+        code_digest: of the code that would go on from them.
         report: is told in a sentence what could not be used or written.
     """
 
-    def __init__(self, folder: Path, code_version: str, report: Callable[[str], None] = _log.warning) -> None:
+    def __init__(self, folder: Path, code_digest: str, report: Callable[[str], None] = _log.warning) -> None:
         self._folder = folder / CHECKPOINTS
         self._report = report
         self._of_cell: dict[str, Path] = {}
         self._shares: dict[Path, float] = {}
+        others = 0
         for path in _oldest_first(self._folder):
-            saved = self._usable(path, code_version)
-            if saved:
+            if saved := self._read(path):
                 self._place(path, saved)
+                if saved.origin.code_digest != code_digest:
+                    del self._shares[path]
+                    others += len(saved.cells)
+        if others:
+            report(f"{self._folder} has {others:,} cells in training by other code; here their training begins anew.")
+
+    @property
+    def cells(self) -> Collection[str]:
+        """All of which there is a file, of other code too."""
+        return self._of_cell.keys()
 
     @property
     def begun(self) -> Mapping[str, Begun]:
-        """The cells that are kept, by id."""
-        return {cell: Begun(path.stem, self._shares[path]) for cell, path in self._of_cell.items()}
+        """The cells whose training can go on, by id."""
+        own = ((cell, path) for cell, path in self._of_cell.items() if path in self._shares)
+        return {cell: Begun(path.stem, self._shares[path]) for cell, path in own}
 
     def read(self, cells: Iterable[str]) -> list[bytes]:
         """The files that have these cells."""
         found = []
         for path in dict.fromkeys(map(self._of_cell.get, cells)):
             with suppress(OSError):  # training then begins anew
-                found += [path.read_bytes()] if path else []
+                found += [path.read_bytes()] if path in self._shares else []
         return found
 
     def write(self, file: bytes) -> Saved:
@@ -96,19 +115,11 @@ class CheckpointFolder:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def _usable(self, path: Path, code_version: str) -> Saved | None:
+    def _read(self, path: Path) -> Saved | None:
         try:
             with path.open("rb") as file:
-                saved = Saved.read(file, rows=False)
+                return Saved.read(file, rows=False)
         except (OSError, ValueError) as error:
             self._report(f"{path} is damaged ({error}); the training of its cells begins anew")
             self._remove_unused({path})
             return None
-        if saved.origin.code_version == code_version:
-            return saved
-        self._report(
-            f"{path} is of code {saved.origin.code_version}, and this is {code_version}; the training of its"
-            f" {len(saved.cells)} cells begins anew"
-        )
-        self._remove_unused({path})
-        return None

@@ -57,8 +57,7 @@ def shard_paths(folder: Path) -> list[Path]:
 def read_status(folder: Path, report: Report = _log.warning) -> dict[str, str]:
     """The status of every cell that has a record: cell id -> the status of its newest record.
 
-    A damaged shard is set aside as ``<name>.damaged``, ``report`` is told so in a sentence, and its cells
-    count as having no record.
+    ``report`` is told in a sentence of a damaged shard, whose cells count as having no record.
     """
     tables = [table for _, table in read_shards(shard_paths(folder), REQUIRED.__contains__, report)]
     if not tables:
@@ -137,23 +136,35 @@ def anything(name: str) -> bool:
 
 
 def read_shards(
-    paths: Sequence[Path], wanted: Callable[[str], bool] = anything, report: Report = _log.warning
+    paths: Sequence[Path],
+    wanted: Callable[[str], bool] = anything,
+    report: Report = _log.warning,
+    *,
+    set_aside: bool = False,
 ) -> Iterator[tuple[Path, pa.Table]]:
-    """Each readable shard's table, in the order of the paths; the damaged ones are set aside.
+    """Each readable shard's table, in the order of the paths.
 
     Only the columns whose name is ``wanted`` are read, and a few shards at a time, so memory stays small.
+
+    Args:
+        report: told in a sentence of each damaged shard, which is left out.
+        set_aside: rename it ``<name>.damaged``. For the driver, which holds the folder's lock: what a reader sees may
+            be a file system's old view of a shard, or one that a newer pyarrow wrote.
     """
 
     def read(path: Path) -> pa.Table | None:
         try:
             return _read_shard(path, wanted)
-        except FileNotFoundError:  # set aside by another reader since it was listed
+        except FileNotFoundError:  # set aside since it was listed
             return None
         except (pa.ArrowInvalid, OSError) as error:
             # The operating system's own refusals have a number, and say nothing of the content.
             if getattr(error, "errno", None) is not None:
                 raise StoreError(f"{path} cannot be read: {error}") from error
-            _set_aside(path, error, report)
+            if set_aside:
+                with suppress(OSError):  # a folder that cannot be written can still be read
+                    path.rename(path.with_name(path.name + DAMAGED))
+            report(f"{path} is damaged ({_first_line(error)}); it is left out, and a run does its cells again")
             return None
 
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
@@ -173,8 +184,5 @@ def _read_shard(path: Path, wanted: Callable[[str], bool]) -> pa.Table:
         return file.read(columns=[name for name in held.names if wanted(name)], use_threads=False)
 
 
-def _set_aside(path: Path, error: Exception, report: Report) -> None:
-    with suppress(OSError):  # a folder that cannot be written can still be read
-        path.rename(path.with_name(path.name + DAMAGED))
-    reason = str(error).strip().splitlines()[0]
-    report(f"{path} is damaged ({reason}); it is set aside, and its cells will be run again")
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -139,7 +139,7 @@ class _OnDisk:
 
 def _find(folder: Path, cell_ids: Sequence[str], damaged: Set[Path], report: Report) -> _Found | None:
     paths = [path for path in shard_paths(folder) if path not in damaged]
-    shards = list(read_shards(paths, REQUIRED.__contains__, report))
+    shards = list(read_shards(paths, REQUIRED.__contains__, report, set_aside=True))
     if not shards:
         return None
     records = pa.concat_tables([table.select(sorted(REQUIRED)) for _, table in shards])
@@ -200,7 +200,7 @@ def _write_cells(path: Path, found: _Found, about: Mapping[str, str], report: Re
             stop = start + ROWS
             here = [shard for shard, (low, high) in spans.items() if low < stop and high >= start]
             pieces, places = {}, []
-            for shard, table in read_shards(here, set(layout.names).__contains__, report):
+            for shard, table in read_shards(here, set(layout.names).__contains__, report, set_aside=True):
                 rows, at = found.places[shard]
                 inside = (at >= start) & (at < stop)
                 pieces[shard] = table.take(rows[inside])
@@ -237,7 +237,7 @@ def _chunks(places: Places, columns: set[str], report: Report) -> Iterator[pa.Ta
     first_cell_first = sorted(places, key=lambda path: places[path][1].min())
     held: list[pa.Table] = []
     size = 0
-    for path, table in read_shards(first_cell_first, {"cell_id", *columns}.__contains__, report):
+    for path, table in read_shards(first_cell_first, {"cell_id", *columns}.__contains__, report, set_aside=True):
         rows, at = places[path]
         held.append(table.take(rows).append_column("place", pa.array(at)))
         size += held[-1].nbytes

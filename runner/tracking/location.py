@@ -56,6 +56,11 @@ class Location:
             return None
         return Path(unquote(self.uri.partition("///")[2].partition("?")[0]))
 
+    @property
+    def is_sql(self) -> bool:
+        """Whether this process speaks to the database itself, and not to a server."""
+        return self.scheme in SQL
+
     def hide(self, text: str) -> str:
         """The text without this location's passwords and tokens."""
         for secret in _secrets(self.uri):
@@ -87,7 +92,9 @@ def locate(tracking_uri: str | None, results: Path) -> Location:
 def _sqlite(uri: str) -> Location:
     path = uri.partition("///")[2].partition("?")[0]
     if not uri.startswith("sqlite:///") or not path or path == ":memory:":
-        raise SweepError(f"--tracking-uri: '{uri}' names no file; write sqlite:///runs.db or sqlite:////data/runs.db")
+        raise SweepError(
+            f"--tracking-uri: '{redact(uri)}' names no file; write sqlite:///runs.db or sqlite:////data/runs.db"
+        )
     file = Path(unquote(path)).resolve()
     if file.is_dir():
         raise SweepError(f"--tracking-uri: {file} is a folder; name a file, such as sqlite:///{file / 'mlflow.db'}")

@@ -1,14 +1,12 @@
-"""The only module that imports mlflow: a sweep's MLflow experiment, its parent run, and the runs below it.
+"""A sweep's MLflow experiment, its parent run, and the runs below it, by MLflow's client.
 
 Runs are written in one of two ways. A local SQL store of a known schema takes whole batches as rows of
-MLflow's own tables, in one transaction; every other store is spoken to through MLflow's client. Tests hold
-both ways to equal stores, table by table, for each revision in ``VERIFIED_SCHEMAS``.
+MLflow's own tables, see ``mlflow_tables.py``; every other store is spoken to through MLflow's client. Tests hold
+both ways to equal stores, table by table.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -17,27 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import sqlalchemy as sa
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
-from mlflow.store.db.base_sql_model import Base
-from mlflow.store.db.utils import _get_schema_version
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-from mlflow.utils.uri import append_to_uri_path
 
 from runner.errors import TrackingError
 from runner.tracking.location import TRAINING, Location
-from runner.tracking.rows import TABLES, rows, statement
 from runner.tracking.runs import MAX_TAG, Kind, Run
 
-# Alembic revisions of MLflow's schema for which rows written here equal the client's. 3.17: dc11669786a5.
-VERIFIED_SCHEMAS = frozenset({"dc11669786a5"})
+try:
+    from runner.tracking import mlflow_tables
+except ImportError:  # another MLflow may keep elsewhere what its tables need: slower, and as right
+    mlflow_tables = None  # type: ignore[assignment]
 
 # Requests in flight to a server, to hide the network's delay. Against `mlflow server` on sqlite two are as
 # good as eight, because its own work, 20 times the client's, decides.
 REQUESTS = 4
 NOTE = "mlflow.note.content"
-CACHE_KIB = 1 << 16
 PAGE = 1000  # runs in one answer to a search
 ENTITIES = 1000  # metrics, params and tags in one log_batch, mlflow.utils.validation
 PARAMS = 100
@@ -64,6 +57,7 @@ class Session:
     tags: Mapping[str, str]
     known: dict[str, Known]
     bulk: bool
+    local: bool
     described: bool
 
 
@@ -85,21 +79,22 @@ def open_session(
     """
     with _only_one_makes_the_schema(location):
         client = MlflowClient(tracking_uri=location.uri)
-        store = client._tracking_client.store
-    bulk = bulk and _takes_rows(store)
+        bulk = bulk and mlflow_tables is not None and mlflow_tables.takes_rows(client)
     tags = {"sweep": sweep, **tags}
     experiment_id = _experiment(client, sweep, location.artifacts, question)
     parent_id, described = _parent(client, experiment_id, sweep, tags)
     child_tags = {**tags, "mlflow.parentRunId": parent_id}
-    find = _find_in_tables if bulk else _find_by_search
+    find = mlflow_tables.find if bulk else _find_by_search
     known: dict[str, Known] = {}
-    for key, run in list(find(client, experiment_id, kind)):  # read whole before anything is written
+    # Read whole before anything is written.
+    for key, run_id, revision, complete in list(find(client, experiment_id, kind, KEY_TAG[kind])):
+        run = Known(run_id, revision, complete)
         held = known.get(key)
         if held is None or (run.complete, run.revision) > (held.complete, held.revision):
             held, known[key] = known.get(key), run
         if held is not None:  # a repeated request or two exports at once made it twice
             client.delete_run((run if known[key] is held else held).run_id)
-    return Session(client, experiment_id, parent_id, kind, child_tags, known, bulk, described)
+    return Session(client, experiment_id, parent_id, kind, child_tags, known, bulk, location.is_sql, described)
 
 
 def write(session: Session, runs: Sequence[Run]) -> int:
@@ -111,7 +106,7 @@ def write(session: Session, runs: Sequence[Run]) -> int:
     todo = [run for run in runs if _is_news(run, session.known.get(run.key))]
     if session.bulk:
         _insert(session, todo)
-    elif len(todo) > 1 and not _is_sql(session.client._tracking_client.store):
+    elif len(todo) > 1 and not session.local:
         with ThreadPoolExecutor(REQUESTS) as pool:
             for future in [pool.submit(_send, session, run) for run in todo]:
                 future.result()
@@ -155,18 +150,6 @@ def _only_one_makes_the_schema(location: Location) -> AbstractContextManager[Any
     return filelock.FileLock(database.with_name(f".{database.name}.lock"))
 
 
-def _is_sql(store: Any) -> bool:
-    return isinstance(store, SqlAlchemyStore)
-
-
-def _takes_rows(store: Any) -> bool:
-    return (
-        type(store) is SqlAlchemyStore  # not the one with workspaces, whose rows are others
-        and store.engine.dialect.name == "sqlite"
-        and _get_schema_version(store.engine) in VERIFIED_SCHEMAS
-    )
-
-
 def _experiment(client: MlflowClient, name: str, artifacts: str | None, question: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
@@ -196,68 +179,26 @@ def _is_news(run: Run, known: Known | None) -> bool:
     return known is None or run.revision > known.revision or (run.revision == known.revision and not known.complete)
 
 
-def _find_by_search(client: MlflowClient, experiment_id: str, kind: Kind) -> Iterator[tuple[str, Known]]:
+def _find_by_search(
+    client: MlflowClient, experiment_id: str, kind: Kind, key_tag: str
+) -> Iterator[tuple[str, str, str, bool]]:
     token = None
     while token != "":
         found = client.search_runs([experiment_id], f"tags.kind = '{kind}'", max_results=PAGE, page_token=token)
         for run in found:
             tags, complete = run.data.tags, run.info.status != "RUNNING"
-            yield tags[KEY_TAG[kind]], Known(run.info.run_id, tags["finished_at"], complete)
+            yield tags[key_tag], run.info.run_id, tags["finished_at"], complete
         token = found.token or ""
 
 
-def _find_in_tables(client: MlflowClient, experiment_id: str, kind: Kind) -> Iterator[tuple[str, Known]]:
-    """The same, without reading the runs' metrics: 10,000 runs in 0.2 s instead of 17."""
-    runs, tags = (Base.metadata.tables[name] for name in ("runs", "tags"))
-    key, kinds, revision = (tags.alias(name) for name in ("key", "kind", "revision"))
-    query = sa.select(key.c.value, runs.c.run_uuid, revision.c.value, runs.c.status).select_from(
-        runs.join(kinds, sa.and_(kinds.c.run_uuid == runs.c.run_uuid, kinds.c.key == "kind"))
-        .join(key, sa.and_(key.c.run_uuid == runs.c.run_uuid, key.c.key == KEY_TAG[kind]))
-        .join(revision, sa.and_(revision.c.run_uuid == runs.c.run_uuid, revision.c.key == "finished_at"))
-    )
-    query = query.where(
-        runs.c.experiment_id == int(experiment_id), runs.c.lifecycle_stage == "active", kinds.c.value == kind
-    )
-    with client._tracking_client.store.engine.connect() as database:
-        for cell, run_id, finished_at, status in database.execute(query):
-            yield cell, Known(run_id, finished_at, status != "RUNNING")
-
-
-def _run_id() -> str:
-    """32 hexadecimal digits, as MLflow's own, but increasing: rows then go to the end of the indexes, not all over."""
-    return f"{time.time_ns():016x}{secrets.token_hex(8)}"
-
-
 def _insert(session: Session, runs: Sequence[Run]) -> None:
-    """Write runs as rows, in one transaction; a run that is replaced keeps its id."""
+    """Write runs as rows; a run that is replaced keeps its id."""
     if not runs:
         return
-    client = session.client
-    root = client.get_experiment(session.experiment_id).artifact_location
-    replaced = [session.known[run.key].run_id for run in runs if run.key in session.known]
-    ids = {run.key: session.known[run.key].run_id if run.key in session.known else _run_id() for run in runs}
-    made = rows(
-        [(ids[run.key], run) for run in runs],
-        session.experiment_id,
-        session.tags,
-        lambda run_id: append_to_uri_path(root, run_id, SqlAlchemyStore.ARTIFACTS_FOLDER_NAME),
-    )
-    with client._tracking_client.store.engine.connect() as database:
-        # As MLflow's own sessions; outside the transaction, where sqlite would ignore the first.
-        database.execute(sa.text("PRAGMA foreign_keys = ON"))
-        database.execute(sa.text("PRAGMA busy_timeout = 20000"))
-        # Keys begin with a metric's name, so rows go all over their indexes: sqlite's own 2 MB would not hold them.
-        database.execute(sa.text(f"PRAGMA cache_size = -{CACHE_KIB}"))
-        for name in reversed(tuple(TABLES)):
-            column = Base.metadata.tables[name].c.run_uuid
-            for start in range(0, len(replaced), PAGE):
-                part = replaced[start : start + PAGE]
-                database.execute(sa.delete(Base.metadata.tables[name]).where(column.in_(part)))
-        for name in TABLES:
-            if made[name]:
-                database.exec_driver_sql(statement(name), made[name])
-        database.commit()
-    session.known.update((run.key, Known(ids[run.key], run.revision, True)) for run in runs)
+    replaced = {run.key: session.known[run.key].run_id for run in runs if run.key in session.known}
+    named = [(replaced.get(run.key) or mlflow_tables.new_id(), run) for run in runs]
+    mlflow_tables.insert(session.client, session.experiment_id, session.tags, named, list(replaced.values()))
+    session.known.update((run.key, Known(run_id, run.revision, True)) for run_id, run in named)
 
 
 def _send(session: Session, run: Run) -> None:

@@ -124,7 +124,7 @@ def test_the_folder_keeps_the_newest_and_only_what_is_needed(tmp_path: Path) -> 
             names(0, 1), 0.5
         ) | dict.fromkeys(names(2, 3), 0.6)
         assert len({begun.name for begun in kept.begun.values()}) == 2
-        assert begun_of(tmp_path) == kept.begun
+        assert begun_of(tmp_path, "1.2.3") == kept.begun
         assert [Saved.read(io.BytesIO(f)).share for f in kept.read(names(1, 7, 2))] == [0.5, 0.6]
     folder.forget(names(0, 7))
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
@@ -134,16 +134,35 @@ def test_the_folder_keeps_the_newest_and_only_what_is_needed(tmp_path: Path) -> 
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_what_cannot_be_used_is_told_and_removed(tmp_path: Path) -> None:
+def test_what_is_damaged_is_told_and_removed(tmp_path: Path) -> None:
     folder, told = tmp_path / "checkpoints", []
     folder.mkdir()
     (folder / "a.npz").write_bytes(b"PK damaged")
-    (folder / "b.npz").write_bytes(saved(*names(0, 1), origin=Origin("1.2.2", "cpu")).to_bytes())
-    kept = CheckpointFolder(tmp_path, "1.2.3", told.append)
-    assert kept.begun == {}
-    assert [text.split(" ", 1)[1][:20] for text in sorted(told)] == ["is damaged (no check", "is of code 1.2.2, an"]
-    assert "2 cells begins anew" in sorted(told)[1]
+    assert CheckpointFolder(tmp_path, "1.2.3", told.append).begun == {}
+    assert [text.split(" ", 1)[1][:20] for text in told] == ["is damaged (no check"]
     assert list(folder.iterdir()) == []
+
+
+def test_what_other_code_left_is_kept_for_it_until_its_cells_have_something_newer(tmp_path: Path) -> None:
+    folder, told = tmp_path / "checkpoints", []
+    CheckpointFolder(tmp_path, "other").write(saved(*names(0, 1), origin=Origin("other", "cpu")).to_bytes())
+    kept = CheckpointFolder(tmp_path, "1.2.3", told.append)
+    assert (kept.begun, kept.read(names(0, 1)), set(kept.cells)) == ({}, [], set(names(0, 1)))
+    assert told == [f"{folder} has 2 cells in training by other code; here their training begins anew."]
+    assert begun_of(tmp_path, "1.2.3") == {}
+    assert begun_of(tmp_path, "other") == CheckpointFolder(tmp_path, "other").begun != {}
+    kept.write(saved(*names(0)).to_bytes())
+    assert len(list(folder.iterdir())) == 2
+    kept.forget(names(1))
+    assert len(list(folder.iterdir())) == 1
+    assert set(kept.begun) == {*names(0)}
+
+
+def test_readers_do_not_mind_files_that_go_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    CheckpointFolder(tmp_path, "1.2.3").write(saved(*names(0)).to_bytes())
+    listed = [*(tmp_path / "checkpoints").glob("*.npz"), tmp_path / "checkpoints" / "gone.npz"]
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter(listed))
+    assert set(begun_of(tmp_path, "1.2.3")) == {*names(0)}
 
 
 def test_a_checkpoint_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

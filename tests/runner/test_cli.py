@@ -298,3 +298,10 @@ def test_nothing_heavy_is_imported_where_it_is_not_used(arguments: list[str], he
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_is_no_text_is_shown_without_its_password(say) -> None:
+    said = say("run", "quickstart", "--tracking-uri", "http://me:s3cr3t@host/\udcff")
+    assert said.code == 2
+    assert "is not text" in said.err
+    assert "s3cr3t" not in said.err

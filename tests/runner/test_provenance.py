@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner import provenance
-from runner.provenance import HIDDEN, collect, git_state, redact
+from runner.provenance import HIDDEN, code_digest, collect, git_state, redact
 
 ROOT = Path(__file__).parents[2]
 
@@ -144,3 +145,23 @@ def test_everything_is_collected_without_heavy_imports() -> None:
     assert held.command == "modesweep run 'my sweep.yaml' '--tracking-uri=http://a:***@h'"
     assert held.packages["pyarrow"]
     assert held.cpus >= 1
+
+
+def test_a_digest_of_code_is_of_its_package_and_what_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine" / "deep").mkdir(parents=True)
+    (tmp_path / "mine" / "__init__.py").write_text("def run(): ...\n")
+    (tmp_path / "mine" / "deep" / "more.py").write_text("x = 1\n")
+    (tmp_path / "alone.py").write_text("def run(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    mine, alone = (importlib.import_module(name).run for name in ("mine", "alone"))
+    first = code_digest([mine, alone])
+    (tmp_path / "README.md").write_text("changed")
+    assert code_digest([alone, mine]) == first
+    assert len({first, code_digest([mine]), code_digest([alone]), code_digest([])}) == 4
+    for path in (tmp_path / "mine" / "deep" / "more.py", tmp_path / "alone.py"):
+        before = code_digest([mine, alone])
+        path.write_text(path.read_text() + "# other\n")
+        assert code_digest([mine, alone]) != before
+    before = code_digest([mine])
+    monkeypatch.setattr(provenance, "_versions", lambda: {"torch": "0"})
+    assert code_digest([mine]) != before

@@ -19,7 +19,7 @@ from runner.errors import StoreError
 from runner.store import shards
 from runner.store.files import remove_leftovers, replacing
 from runner.store.lock import hold, holder
-from runner.store.shards import joined, read_records, read_status, shard_paths, write_shard
+from runner.store.shards import joined, read_records, read_shards, read_status, shard_paths, write_shard
 from tests.runner.made import cell, records
 
 ROOT = Path(__file__).parents[2]
@@ -84,18 +84,21 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["truncated", "empty", "zeros", "text", "other schema", "other type"])
-def test_a_damaged_shard_is_reported_and_set_aside(tmp_path: Path, how: str) -> None:
+def test_a_damaged_shard_is_reported_and_set_aside_by_the_driver_alone(tmp_path: Path, how: str) -> None:
     good = write_shard(tmp_path, records([cell(0)]))
     bad = write_shard(tmp_path, records([cell(1)], batch="b1"))
     damage(bad, how)
     told: list[str] = []
-    assert read_status(tmp_path, told.append) == {f"{0:016x}": "ok"}
-    assert len(told) == 1
+    for times in (1, 2):
+        assert read_status(tmp_path, told.append) == {f"{0:016x}": "ok"}
+        assert len(told) == times
     assert str(bad) in told[0]
+    assert sorted(shard_paths(tmp_path)) == sorted([good, bad])
+    assert [path for path, _ in read_shards(shard_paths(tmp_path), report=told.append, set_aside=True)] == [good]
     assert shard_paths(tmp_path) == [good]
     assert bad.with_name(bad.name + ".damaged").exists()
     assert read_status(tmp_path, told.append) == {f"{0:016x}": "ok"}
-    assert len(told) == 1
+    assert len(told) == 3
 
 
 def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:

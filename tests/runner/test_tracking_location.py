@@ -75,9 +75,10 @@ def test_what_is_no_store_is_refused_with_help(uri: str, words: str, tmp_path: P
     assert words in str(refusal.value)
 
 
-def test_a_refusal_hides_the_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize("uri", ["htp://me:s3cr3t@host/", "sqlite+pysqlcipher://:s3cr3t@/x.db"])
+def test_a_refusal_hides_the_password(uri: str, tmp_path: Path) -> None:
     with pytest.raises(SweepError) as refusal:
-        locate("htp://me:s3cr3t@host/", tmp_path)
+        locate(uri, tmp_path)
     assert "s3cr3t" not in str(refusal.value)
 
 

@@ -20,7 +20,7 @@ from runner.errors import TrackingError
 from runner.provenance import Git, Provenance
 from runner.record import Failure
 from runner.store.shards import shard_paths, write_shard
-from runner.tracking import mlflow_store
+from runner.tracking import mlflow_store, mlflow_tables
 from runner.tracking.export import Export, export
 from runner.tracking.location import Location, locate
 from runner.tracking.request import ExportReport, Mode, Request, provenance_tags
@@ -43,7 +43,7 @@ def store(template: Path, tmp_path: Path) -> Location:
 
 @pytest.fixture
 def by_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlflow_store, "VERIFIED_SCHEMAS", frozenset())
+    monkeypatch.setattr(mlflow_tables, "VERIFIED_SCHEMAS", frozenset())
 
 
 ways = pytest.mark.parametrize("way", ["rows", "client"])
@@ -117,7 +117,7 @@ def check_equal(store: Location, table: pa.Table) -> None:
 
 def test_bulk_rows_are_verified_for_the_installed_mlflow() -> None:
     """When MLflow's schema moves on, look at the new one, run this file with it, then add its revision."""
-    assert _get_latest_schema_revision() in mlflow_store.VERIFIED_SCHEMAS
+    assert _get_latest_schema_revision() in mlflow_tables.VERIFIED_SCHEMAS
 
 
 @ways
@@ -147,7 +147,7 @@ def test_both_ways_make_equal_stores(template: Path, tmp_path: Path, monkeypatch
     dumps = []
     for way in ("rows", "client"):
         if way == "client":
-            monkeypatch.setattr(mlflow_store, "VERIFIED_SCHEMAS", frozenset())
+            monkeypatch.setattr(mlflow_tables, "VERIFIED_SCHEMAS", frozenset())
         database = tmp_path / way / "mlflow.db"
         run_export(folder, locate(copy_store(template, database), tmp_path), tags=tags)
         dumps.append(dump(database))
@@ -222,10 +222,19 @@ def test_an_export_killed_in_the_middle_is_completed_by_the_next(
     with pytest.raises(KeyboardInterrupt):
         run_export(folder, store)
     monkeypatch.undo()
-    monkeypatch.setattr(mlflow_store, "VERIFIED_SCHEMAS", frozenset())
+    monkeypatch.setattr(mlflow_tables, "VERIFIED_SCHEMAS", frozenset())
     assert 0 < len(children(store)) < 5
     run_export(folder, store)
     assert len(children(store)) == 5
+    check_equal(store, table)
+
+
+def test_an_mlflow_whose_tables_are_elsewhere_is_spoken_to_through_its_client(
+    store: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = make_table(make_cells(3))
+    monkeypatch.setattr(mlflow_store, "mlflow_tables", None)
+    run_export(make_folder(tmp_path, [table]), store)
     check_equal(store, table)
 
 
@@ -234,8 +243,8 @@ def test_a_failed_transaction_leaves_no_half_batch(
 ) -> None:
     table = make_table(make_cells(5))
     folder = make_folder(tmp_path, [table])
-    true_rows = mlflow_store.rows
-    monkeypatch.setattr(mlflow_store, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]})
+    true_rows = mlflow_tables.rows
+    monkeypatch.setattr(mlflow_tables, "rows", lambda *args: {**true_rows(*args), "latest_metrics": [{"key": None}]})
     with pytest.raises(TrackingError, match=r"modesweep export made"):
         run_export(folder, store)
     assert children(store) == {}

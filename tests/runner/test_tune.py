@@ -89,7 +89,7 @@ def test_training_goes_on_from_its_checkpoint_after_its_worker_died(running_ray:
                 checkpoints.keep(cells, (step + 1) / 6, {"step": np.full(len(cells), step + 1)})
         return fakes.run_batch(cells, device)
 
-    kept = CheckpointFolder(tmp_path, suite.CONTEXT.code_version)
+    kept = CheckpointFolder(tmp_path, suite.CONTEXT.code_digest)
 
     class Keeper:
         def read(self, batch: Batch) -> list[bytes]:

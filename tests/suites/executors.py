@@ -19,7 +19,7 @@ from runner.worker import Context
 from tests.runner import fakes
 from tests.runner.fakes import TOY, ToyParams
 
-CONTEXT = Context(sweep="suite", code_version="1.2.3")
+CONTEXT = Context(sweep="suite", code_version="1.2.3", code_digest="1.2.3")
 
 
 def in_pairs(cells: Sequence[ExperimentCell], device: str, checkpoints: Any = None) -> list[Outcome]:
