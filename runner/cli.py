@@ -331,7 +331,10 @@ def export(
             None if mlflow is None else mlflow.value,
             lambda n, m: line.update(f"exporting {n:,} of {m:,}"),
         )
-    console.print(f"{report.cells:,} cells are in MLflow, {report.written:,} runs written now.", highlight=False)
+    others = f", and {report.others:,} of earlier plans" if report.others else ""
+    console.print(
+        f"{report.cells:,} cells are in MLflow{others}; {report.written:,} runs written now.", highlight=False
+    )
     for problem in report.problems:
         console.print(problem, style="yellow", highlight=False)
 

@@ -122,7 +122,8 @@ def report_view(
     elif not_ok:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
-        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui{looking}"))
+        others = f", and {report.tracking.others:,} of earlier plans" if report.tracking.others else ""
+        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells{others}; browse them: modesweep ui{looking}"))
     if counts.missing < counts.cells:
         made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
         lines.append(Text(f"{made}: {report.folder}"))

@@ -115,7 +115,9 @@ class Export:
 
     def report(self, problems: tuple[str, ...] = ()) -> ExportReport:
         """What has been exported so far."""
-        return ExportReport(len(self._cells), self._written, self.url, problems)
+        others = set() if self.request.cells is None else self._session.known.keys() - set(self.request.cells)
+        count = len(others) if self.request.mode == "cells" else 0
+        return ExportReport(len(self._cells), self._written, self.url, problems, others=count)
 
     def _tables(self, but: Collection[Path] = ()) -> Iterator[tuple[Path, pa.Table]]:
         """The plan's records, shard by shard."""

@@ -67,7 +67,8 @@ class Request:
 class ExportReport:
     """What an export did: cells read, runs written (new or renewed), and why it ended early, if it did.
 
-    ``url`` is the parent run's page where a server shows it; ``problems`` is what else went wrong.
+    ``url`` is the parent run's page where a server shows it; ``problems`` is what else went wrong; ``others`` is how
+    many cells of earlier plans the store has beside those of this one.
     """
 
     cells: int = 0
@@ -75,6 +76,7 @@ class ExportReport:
     url: str | None = None
     problems: tuple[str, ...] = ()
     error: str | None = None
+    others: int = 0
 
 
 def choose_mode(asked: Literal["cells", "groups", "off"] | None, cells: int) -> tuple[Mode | None, str | None]:

@@ -327,6 +327,15 @@ def test_only_the_planned_cells_are_exported(store: Location, tmp_path: Path) ->
     assert parents(store)[0].info.status == "FINISHED"
 
 
+def test_cells_of_an_earlier_plan_are_kept_and_counted(store: Location, tmp_path: Path) -> None:
+    cells = make_cells(6)
+    folder = make_folder(tmp_path, [make_table(cells)])
+    assert export(Request(folder, store, cells=[cell.id for cell in cells[:4]])).others == 0
+    report = export(Request(folder, store, cells=[cell.id for cell in cells[2:]]))
+    assert (report.cells, report.written, report.others) == (4, 2, 2)
+    assert len(children(store)) == 6
+
+
 def test_the_parent_has_tables_and_provenance(store: Location, tmp_path: Path) -> None:
     folder = make_folder(tmp_path, [make_table(make_cells(2))])
     for name in ("cells.parquet", "report.html", "figures/map.png"):
