@@ -84,6 +84,8 @@ def test_training_goes_on_from_its_checkpoint_after_its_worker_died(running_ray:
             with (tmp_path / "steps").open("a") as file:
                 file.write(f"{len(cells)}:{step} ")
             if step == 3 and len(cells) > 1:
+                while len(list(tmp_path.glob("kept-*"))) < 3:  # what is on its way when a worker dies may come too late
+                    time.sleep(0.01)
                 os.kill(os.getpid(), signal.SIGKILL)
             if checkpoints.due():
                 checkpoints.keep(cells, (step + 1) / 6, {"step": np.full(len(cells), step + 1)})
@@ -97,6 +99,7 @@ def test_training_goes_on_from_its_checkpoint_after_its_worker_died(running_ray:
 
         def write(self, batch: Batch, file: bytes) -> None:
             assert [cell.id for cell in batch.cells] == list(kept.write(file).cells)
+            (tmp_path / f"kept-{len(list(tmp_path.glob('kept-*')))}").touch()
 
     experiments, asked = {"toy": replace(fakes.TOY, run_batch=trained)}, suite.cells(2)
     context = replace(suite.CONTEXT, checkpoint_seconds=0.0)
