@@ -19,6 +19,8 @@ from experiments.metrics import LABELS as COVERAGE_LABELS
 from experiments.padding import padded_modes
 from experiments.targets import Analytic, Mixture, Points, Target
 
+LEAST_ALPHA = 1e-6  # from 0 or 1: nearer, 1 - alpha has few digits in single precision, and the divergence none
+
 Init = Annotated[str, StringConstraints(pattern=r"^(wide|narrow|random|mode:\d+)$")]
 
 
@@ -189,6 +191,11 @@ def _check_names(params: Params) -> None:
             )
         if not given and params.divergence == divergence:
             raise ValueError(f"divergence {divergence} needs {name}, such as 0.5")
+    if params.alpha is not None and 0 < min(abs(params.alpha), abs(1 - params.alpha)) < LEAST_ALPHA:
+        raise ValueError(
+            f"alpha {params.alpha:g} is so near to {round(params.alpha)} that rounding would decide: use alpha"
+            f" {round(params.alpha)} itself, or one at least {LEAST_ALPHA:g} away"
+        )
     if params.estimator == "reparameterization":
         return
     if operations(params) != "reverse_kl":

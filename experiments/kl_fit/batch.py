@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -91,8 +92,11 @@ def _outcome(k: int, cell: Cell, fitted: Fit, found: Fits, judged: Judgement, aw
         mean, covariance, weights = *judged.moments, None
     else:
         mean, covariance, weights = found.moments(k)
+    metrics = {**judged.metrics, **away.metrics}
+    if metrics.get("optimum_gap") == math.inf:  # the integral is; panels and draws, which end somewhere, do not tell
+        metrics |= {"objective": math.inf, "objective_se": 0.0}
     return Outcome(
-        metrics={**judged.metrics, **away.metrics},
+        metrics=metrics,
         labels={**judged.labels, **away.labels},
         curve_steps=fitted.curve_steps,
         curves={"loss": fitted.curve[k] + judged.loss_offset},

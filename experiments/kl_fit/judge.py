@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from experiments.metrics.partition import log_density
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_analytic import stack
 from experiments.stacked_mixture import StackedMixture
-from experiments.targets import Points
+from experiments.targets import Mixture, Points
 
 EVALUATED = 32  # cells at once, or a multiple: see metrics.density.evaluate
 
@@ -75,8 +76,11 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     fits = StackedMixture.stack(q.each, torch.float64, device)
     samples = fits.draw(KEPT_SAMPLES, _own_generators(cells, device)).transpose(1, 2).cpu().numpy()
     df = q.each[0].df  # of the family, and so of all
-    return evaluate(
-        targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device)
+    evaluations = evaluate(targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device))
+    return (
+        _with_tails(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
+        if df is None
+        else evaluations
     ), samples
 
 
@@ -115,7 +119,22 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
     level_q = torch.as_tensor(q.level, device=device)
     normal = randomness.normal((1, KEPT_SAMPLES), _generators(cells, device), torch.float64)
     samples = q.sample(normal.cpu().numpy()).transpose(0, 2, 1)
-    return evaluate(targets, of_p, of_q, level_p=level, level_q=level_q, alpha=_alpha(cells, device)), samples
+    evaluations = evaluate(targets, of_p, of_q, level_p=level, level_q=level_q, alpha=_alpha(cells, device))
+    return _with_tails(cells, evaluations, q.tril[:, 0, 0] ** 2), samples
+
+
+def _with_tails(cells: Sequence[Cell], evaluations: Sequence[Evaluation], variance: np.ndarray) -> list[Evaluation]:
+    """``ess_forward`` on a line, of Gaussian Q's of largest variance ``(K,)``: 0 where p^2 / q has no integral.
+
+    Panels end somewhere, and would not tell.
+    """
+    kept = []
+    for cell, evaluation, own in zip(cells, evaluations, variance, strict=True):
+        assert isinstance(cell.target, Mixture)  # formulas on a line have other metrics
+        if cell.target.df is None and 2 * own <= cell.target.covariances.max():
+            evaluation = replace(evaluation, metrics={**evaluation.metrics, "ess_forward": 0.0})
+        kept.append(evaluation)
+    return kept
 
 
 def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:

@@ -22,6 +22,8 @@ MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
 
+FEWEST = 10  # draws of each side in a mode's cell: of fewer the width is noise, and of one it is 0
+
 __all__ = ["Evaluation", "Measure", "evaluate"]
 
 
@@ -81,6 +83,8 @@ def evaluate(
         "target_mass": masses[0],
         "fitted_mass": masses[1],
         "log_width": 0.5 * (widths[0] / widths[1]).log(),
+        "target_points": of_p.tally.mass * p.x.shape[2],
+        "fitted_points": of_q.tally.mass * q.x.shape[2],
         "nearest_mass": of_q.tally.nearest_mass,
         "target_in_ellipse": of_p.tally.in_ellipse,
         "fitted_in_ellipse": of_q.tally.in_ellipse,
@@ -224,6 +228,9 @@ def _cell(
     captured = modes.captured(p.mass, q.mass)
     # Of infinite variances, the numbers would be where panels or draws happen to end.
     has_width = captured if target.df is None or target.df > 2 else np.zeros(m, dtype=bool)
+    for name, count in zip(("target_points", "fitted_points"), draws, strict=True):
+        if count is not None:
+            has_width = has_width & (mine[name] > FEWEST - 0.5)
     widths = np.where(has_width, mine["log_width"], np.nan)
     known = widths[~np.isnan(widths)]  # a captured mode's cell is empty where another one's is above it everywhere
     metrics = {name: float(column[k]) + 0.0 for name, column in table.items()}

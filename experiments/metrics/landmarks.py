@@ -139,8 +139,9 @@ def _borders(target: Mixture) -> np.ndarray:
         return roots
 
     def lead(x: np.ndarray) -> np.ndarray:
+        """Relative: far from narrow components log-densities are large, and have as large an error at a root."""
         second, first = np.partition(_log_joint(target, x), -2, axis=0)[-2:]
-        return np.asarray(first - second)
+        return np.asarray((first - second) / (1 + np.abs(first)))
 
     return np.unique(roots[_in_parts(lead, roots, CACHED // target.modes) < 1e-6])
 
