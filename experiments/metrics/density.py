@@ -20,6 +20,7 @@ from experiments.targets import Analytic, Mixture
 
 MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
+ROUNDING = 1e-12  # of the mode's variance, or of the mean square: no variance below is known from 0
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
 
 FEWEST = 10  # draws of each side in a mode's cell: of fewer the width is noise, and of one it is 0
@@ -210,7 +211,10 @@ def _variance(mixture: StackedMixture, counts: Tally) -> Tensor:
     mean = counts.x / counts.mass.unsqueeze(2) - mixture.center.transpose(1, 2)
     whiten = mixture.whiten.view(k, d, m, d)
     center = (whiten * mean.unsqueeze(1)).sum(dim=3) + mixture.offset.view(k, d, m)
-    return counts.distance / counts.mass - center.square().sum(dim=1)
+    square = counts.distance / counts.mass
+    variance = square - center.square().sum(dim=1)
+    # Of a fit that is next to a point rounding errors are all that is left.
+    return torch.where(variance > ROUNDING * square.clamp(min=1.0), variance, torch.nan)
 
 
 def _cell(

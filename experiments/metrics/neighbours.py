@@ -18,9 +18,10 @@ def precision_recall(reference: np.ndarray, samples: np.ndarray, k: int = NEIGHB
     A point is among a sample if it lies within the distance of one of its points to that point's k-th neighbour.
     Of two samples of one distribution both are a little below 1. Kynkaanniemi et al. 2019,
     https://arxiv.org/abs/1904.06991. A point on the edge of a ball is inside, so that a sample of identical points
-    contains itself.
+    contains itself. Where k + 1 points of the reference tie, as rounded or repeated ones do, their balls reach to the
+    nearest point that differs: they tell of the mass up to there, not of one place. Samples that tie are a collapse.
     """
-    return _share_inside(samples, reference, k), _share_inside(reference, samples, k)
+    return _share_inside(samples, reference, k, resolved=True), _share_inside(reference, samples, k)
 
 
 def comparable(target: Target, x: np.ndarray) -> np.ndarray:
@@ -40,13 +41,17 @@ def standard_error(share: float, n: int) -> float:
     return math.sqrt(share * (1 - share) / n)
 
 
-def _share_inside(points: np.ndarray, centers: np.ndarray, k: int) -> float:
+def _share_inside(points: np.ndarray, centers: np.ndarray, k: int, resolved: bool = False) -> float:
     k = min(k, len(centers) - 1)
     if k < 1:
         return math.nan
     from scipy.spatial import cKDTree  # where every density is known, workers start sooner without it
 
     radii = cKDTree(centers).query(centers, k=[k + 1])[0][:, 0]  # each is its own nearest neighbour
+    if resolved and (tied := radii == 0).any():
+        different = np.unique(centers, axis=0)
+        if len(different) > 1:
+            radii[tied] = cKDTree(different).query(centers[tied], k=[2])[0][:, 0]
     tree = cKDTree(points)
     inside = np.zeros(len(points), dtype=bool)
     # A relative 1e-12 outwards: the tree compares squares, and equal distances must count as inside.

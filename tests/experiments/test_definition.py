@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -201,6 +202,18 @@ FILES: dict[str, tuple[str, dict[str, Any], str]] = {
     "a constant": ("x\n" + "3\n" * 20, {}, "column 'x' is 3 in every row"),
     "too few": ("x\n1\n2\n", {}, "2 points are too few"),
     "no rows": ("x,y\n", {}, "0 points are too few"),
+    "a pandas index": (
+        ",x,y\n" + "".join(f"{i},{i},{i * i}\n" for i in range(20)),
+        {},
+        "column 1 has no name: if it is pandas' index, write the file with index=False, or choose columns: [x, y]",
+    ),
+    "two columns without names": ("x, ,\n" + "1,2,3\n" * 20, {}, "p.csv: column 2 has no name"),
+    "too large": (rows("3,-1e200"), {}, "p.csv: column 'y', row 21: -1e+200 is too large, at most 1e+150"),
+    "too close": (
+        "x\n" + "".join(f"{i}e-200\n" for i in range(20)),
+        {},
+        "column 'x' has numbers less than 1e-150",
+    ),
     "no header": ("1,2\n" * 20, {}, "the first line must name the columns"),
     "two columns of one name": ("x,x\n" + "1,2\n" * 20, {}, "two columns of one name"),
     "an uneven row": (rows("1,2,3"), {}, "cannot be read as csv"),
@@ -215,6 +228,78 @@ def test_a_broken_file_is_refused_in_words(case: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(expected)) as caught:
         define("mine", {"file": "p.csv", **options}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_may_be_chosen_beside_one_without_a_name(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text(",x,y\n" + "".join(f"{i},{i * i},{-i}\n" for i in range(20)))
+    found = define("mine", {"file": "p.csv", "columns": ["y", "x"]}, tmp_path)
+    assert isinstance(found, Points)
+    assert np.array_equal(found.values, np.stack([-np.arange(20), np.arange(20) ** 2], axis=1))
+
+
+@pytest.mark.parametrize("index", ["range", "filtered", "named", "two levels", "without metadata"])
+def test_a_pandas_index_is_no_coordinate(index: str, tmp_path: Path) -> None:
+    """Unless it is chosen."""
+    table, path = pd.DataFrame(VALUES, columns=list("xyz")), tmp_path / "p.parquet"
+    kept, own = table, None
+    if index == "filtered":
+        kept, own = table[table.x > 0], "__index_level_0__"
+    elif index == "named":
+        kept, own = table.set_index(pd.Index(np.arange(40) ** 2, name="day")), "day"
+    elif index == "two levels":
+        kept, own = table.set_index([np.arange(40) ** 2, np.arange(40)]), "__index_level_0__"
+    if index == "without metadata":
+        own = "__index_level_0__"
+        parquet.write_table(pa.table({own: range(40), **{c: table[c] for c in "xyz"}}), path)
+    else:
+        kept.to_parquet(path)
+    found = define("mine", {"file": "p.parquet"}, tmp_path)
+    assert isinstance(found, Points)
+    assert found.columns == ("x", "y", "z")
+    assert np.array_equal(found.values, kept.to_numpy())
+    if own is not None:
+        chosen = define("mine", {"file": "p.parquet", "columns": ["x", own]}, tmp_path)
+        assert isinstance(chosen, Points)
+        assert chosen.columns == ("x", own)
+
+
+def test_an_index_alone(tmp_path: Path) -> None:
+    pd.DataFrame(index=pd.Index(np.arange(20.0), name="day")).to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"p\.parquet has no columns but an index; choose it by columns: \[day\]"):
+        define("mine", {"file": "p.parquet"}, tmp_path)
+
+
+def test_a_table_without_rows(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"p\.parquet: 0 points are too few"):
+        define("mine", {"file": "p.parquet"}, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_header_in_another_encoding(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("größe,y\n" + "1,2\n" * 20, encoding=encoding)
+    with pytest.raises(
+        ValueError, match=r"p\.csv cannot be read as csv: its header is not UTF-8; save the file as UTF-8"
+    ):
+        define("mine", {"file": "p.csv"}, tmp_path)
+
+
+ARRAYS: dict[str, tuple[np.ndarray, str]] = {
+    "no rows": (np.zeros((0, 2)), "a.npy: 0 points are too few, at least 10"),
+    "no columns": (np.zeros((20, 0)), "a.npy has no columns"),
+    "no images": (np.zeros((0, 3, 4)), "a.npy: 0 images are too few, at least 10"),
+    "images without pixels": (np.zeros((20, 0, 4)), "a.npy has no columns"),
+    "complex numbers": (np.arange(20) * 1j, "a.npy: column '0' holds values of type complex128, not numbers"),
+    "large numbers": (np.arange(20) * 1e200, "a.npy: column '0', row 2: 1e+200 is too large, at most 1e+150"),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_an_array_that_is_no_table_of_numbers(case: str, tmp_path: Path) -> None:
+    array, expected = ARRAYS[case]
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        define("mine", {"file": "a.npy"}, tmp_path)
 
 
 def test_a_file_of_another_name_or_kind(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from scipy import integrate, stats
 
 from experiments.metrics import landmarks
-from experiments.metrics.density import evaluate
+from experiments.metrics.density import Evaluation, evaluate
 from experiments.metrics.quadrature import mixture_quadrature, quadrature
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture
@@ -113,3 +113,91 @@ def test_the_heaviest_tails_that_a_definition_may_have(df: float, df_q: float) -
     edge = stats.t(df).ppf(0.975)
     assert float(level_p[0]) == pytest.approx(stats.t(df).logpdf(edge), abs=1e-9)
     assert landmarks.landmarks(target).ends == pytest.approx([-edge, edge], rel=1e-9)
+
+
+SPLIT = Mixture("split", np.array([0.6, 0.4]), np.array([[0.0], [8.0]]), np.array([[[1.0]], [[0.01]]]))
+
+
+def log_p_of_split(x: np.ndarray | float) -> np.ndarray:
+    return np.logaddexp(math.log(0.6) + stats.norm.logpdf(x), math.log(0.4) + stats.norm.logpdf(x, 8, 0.1))
+
+
+def of_gaussian(target: Mixture, mean: float, sd: float) -> Evaluation:
+    p, q, level = quadrature([target], np.array([mean]), np.array([sd]))
+    assert (float(p.weight.sum()), float(q.weight.sum())) == pytest.approx((1, 1), abs=1e-6)
+    level_q = torch.tensor([stats.norm.logpdf(stats.norm.ppf(0.975)) - math.log(sd)])
+    return evaluate([target], p, q, level_p=level, level_q=level_q)[0]
+
+
+def of_mixture(target: Mixture, fit: Mixture) -> Evaluation:
+    p, q, level_p, level_q = mixture_quadrature([target], [fit])
+    assert (float(p.weight.sum()), float(q.weight.sum())) == pytest.approx((1, 1), abs=1e-6)
+    return evaluate([target], p, q, level_p=level_p, level_q=level_q, df_q=fit.df)[0]
+
+
+def narrow(weights: list[float], means: list[float], sd: list[float], df: float | None = None) -> Mixture:
+    return Mixture("fit", np.array(weights), np.array(means)[:, None], np.square(sd)[:, None, None], df=df)
+
+
+@pytest.mark.parametrize("mean", [0.0, -1e-9, 4.1, 8.0, -1234.5, 1e6])
+@pytest.mark.parametrize("sd", [1.0, 1e-3, 1e-6, 1e-9, 1e-12, 1e-15, 3e-16, 1e-17, 1e-20, 1e-30, 1e-100])
+def test_fits_narrower_than_floats_are_apart(mean: float, sd: float) -> None:
+    """KL between Gaussians in closed form; of a mixture -H(Q) - log p(mean), where it is constant."""
+    a, b = 0.3, 2.0
+    for found in (
+        of_gaussian(narrow([1], [a], [b]), mean, sd),
+        of_mixture(narrow([1], [a], [b]), narrow([1], [mean], [sd])),
+    ):
+        reverse = math.log(b / sd) + (sd**2 + (mean - a) ** 2) / (2 * b**2) - 0.5
+        forward = math.log(sd / b) + (b**2 + (mean - a) ** 2) / (2 * sd**2) - 0.5
+        assert found.metrics["reverse_kl"] == pytest.approx(reverse, rel=1e-6, abs=1e-9)
+        assert found.metrics["forward_kl"] == pytest.approx(forward, rel=1e-6)
+    if sd > 1e-12:
+        return
+    found = of_gaussian(SPLIT, mean, sd)
+    entropy = stats.norm.entropy() + math.log(sd)
+    metrics = found.metrics
+    assert metrics["reverse_kl"] == pytest.approx(-entropy - log_p_of_split(mean), rel=1e-8)
+    assert metrics["entropy_gap"] == pytest.approx(entropy - SPLIT.entropy[0], rel=1e-8)
+    inside = log_p_of_split(mean) >= landmarks.landmarks(SPLIT).level
+    assert metrics["sharpness"] == pytest.approx(float(inside), abs=1e-8)
+    assert metrics["coverage"] == pytest.approx(
+        2 * stats.norm.ppf(0.975) * sd * math.exp(log_p_of_split(mean)) / 0.95, rel=1e-8, abs=1e-300
+    )
+    assert metrics["jensen_shannon"] == pytest.approx(math.log(2), abs=1e-8)
+    needle = mean == 8  # far off it is the wide mode that is the more responsible
+    assert found.modes["fitted_mass"] == pytest.approx([float(not needle), float(needle)], abs=1e-8)
+    assert math.isnan(metrics["log_width"])  # rounding leaves nothing of its variance
+
+
+@pytest.mark.parametrize("wide", [0.97, 0.5, 0.02])
+@pytest.mark.parametrize("sd", [1e-13, 1e-16, 1e-25])
+def test_a_mixture_with_components_narrower_than_floats_are_apart(wide: float, sd: float) -> None:
+    """Each narrow one by itself, since no other has mass where it is; the wide one by scipy's quadrature."""
+    means, share = [3.0, np.nextafter(3.0, 4) + 1e-9, 8.05], (1 - wide) / 3
+    found = of_mixture(SPLIT, narrow([share, wide, share, share], [means[0], 1.0, *means[1:]], [sd, 2.0, sd, 2 * sd]))
+    expected = sum(
+        share * (math.log(share) - stats.norm.entropy() - math.log(own) - log_p_of_split(mean))
+        for mean, own in zip(means, [sd, sd, 2 * sd], strict=True)
+    )
+    fit = stats.norm(1, 2)
+
+    def integrand(x: float) -> float:
+        return float(wide * fit.pdf(x) * (math.log(wide) + fit.logpdf(x) - log_p_of_split(x)))
+
+    expected += integrate.quad(integrand, -19, 21, points=[6, 7.5, 8.5])[0]
+    assert found.metrics["reverse_kl"] == pytest.approx(expected, rel=1e-8)
+    ends = fit.ppf(0.5 + np.array([-0.5, 0.5]) * max(0, 1 - 0.05 / wide))
+    mass = float(np.diff(0.6 * stats.norm.cdf(ends) + 0.4 * stats.norm.cdf(ends, 8, 0.1))[0])
+    assert found.metrics["coverage"] == pytest.approx(min(1, mass / 0.95), abs=1e-9)
+
+
+@pytest.mark.parametrize("sd", [1e-13, 1e-20, 1e-30])
+def test_other_fits_narrower_than_floats_are_apart(sd: float) -> None:
+    """A Student-t one; and two components at one place, which are one component."""
+    student = of_mixture(SPLIT, narrow([1], [4.1], [sd], df=5.0))
+    expected = -stats.t(5).entropy() - math.log(sd) - log_p_of_split(4.1)
+    assert student.metrics["reverse_kl"] == pytest.approx(expected, rel=1e-9)
+    twice = of_mixture(SPLIT, narrow([0.3, 0.7], [4.1, 4.1], [sd, sd]))
+    one = of_gaussian(SPLIT, 4.1, sd)
+    assert twice.metrics["reverse_kl"] == pytest.approx(one.metrics["reverse_kl"], rel=1e-12)

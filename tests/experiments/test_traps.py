@@ -135,6 +135,59 @@ def test_a_sample_contains_itself_even_where_all_points_coincide() -> None:
     assert precision_recall(lattice, np.add(lattice, [1.0, 0.0]), k=3) == (1.0, 1.0)
 
 
+def by_all_distances(reference: np.ndarray, samples: np.ndarray, k: int = 5) -> float:
+    """Precision: balls to the k-th neighbour, but to the nearest point at a distance where that is 0."""
+
+    def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.sqrt(((a[:, None] - b[None]) ** 2).sum(axis=2))
+
+    own = distances(reference, reference)
+    radii = np.sort(own, axis=1)[:, k]
+    nearest = np.where(own > 0, own, np.inf).min(axis=1)
+    radii = np.where(radii > 0, radii, nearest) * (1 + 1e-12)
+    return float((distances(samples, reference) <= radii).any(axis=1).mean())
+
+
+def tied(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """A reference with ties, and samples."""
+    rng = np.random.default_rng(3)
+    if kind == "rounded":
+        return rng.normal(50, 10, (600, 1)).round(), rng.normal(50, 10, (600, 1))
+    if kind == "rounded in a plane":
+        return rng.normal(0, 2, (600, 2)).round(), rng.normal(0, 3, (600, 2))
+    if kind == "repeated rows":
+        return np.repeat(rng.normal(size=(12, 2)), 20, axis=0), rng.normal(size=(240, 2))
+    if kind == "images":
+        inked = rng.uniform(size=(200, 9)) < np.array([0.0] * 6 + [0.5] * 3)  # of eight images
+        return inked.astype(float), (rng.uniform(size=(200, 9)) < 0.2).astype(float)
+    return rng.normal(size=(300, 2)), rng.normal(size=(300, 2))
+
+
+@pytest.mark.parametrize("kind", ["rounded", "rounded in a plane", "repeated rows", "images", "without ties"])
+def test_points_that_tie_have_balls_of_some_width(kind: str) -> None:
+    """clovaai/generative-evaluation-prdc: where k + 1 points tie the radius is 0, and no other point is ever near."""
+    reference, samples = tied(kind)
+    precision, recall = precision_recall(reference, samples)
+    assert precision == by_all_distances(reference, samples)
+    assert (precision > 0.4) and (recall > 0.05)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("spread", [0.5, 1.0, 2.0])
+def test_rounding_hardly_moves_precision(dim: int, spread: float) -> None:
+    """Of 2000 normal points on a lattice of a fifth of their sd, beside the same points before."""
+    rng = np.random.default_rng(0)
+    x, samples = rng.normal(50, 10, (2000, dim)), rng.normal(50, 10 * spread, (2000, dim))
+    exact, rounded = (precision_recall(points, samples)[0] for points in (x, np.round(x / 2) * 2))
+    assert rounded == pytest.approx(exact, abs=0.02)
+
+
+def test_samples_that_tie_are_a_collapse() -> None:
+    """Half of them at each of two points: they cover these, not what lies between."""
+    reference = np.linspace(-1, 1, 201)[:, None]
+    assert precision_recall(reference, np.repeat([[-1.0], [1.0]], 100, axis=0)) == (1.0, 2 / 201)
+
+
 def test_forward_kl_is_not_a_cross_entropy() -> None:
     """VincentStimper/normalizing-flows #29, #44, #60: ``forward_kld`` is -E log q, and so may be negative."""
     ring = mixture("ring8")
