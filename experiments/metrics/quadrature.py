@@ -26,9 +26,9 @@ GAUSSIAN = np.array([0.6, 1.2, 1.8, 2.4, 2.5758293035489004, 3.0, 3.8, 4.8, 6.0,
 # density for those of 1 and more; definitions of targets refuse the others.
 STUDENT = np.concatenate([GAUSSIAN[:-4], 4.8 * 2.0 ** np.arange(32)])
 HALF = 1.959963984540054  # of the 95 % interval of a standard normal
-# Spacings of floats at its mean: a fit's component with a smaller sd has nodes that round to too few places. Its weights
-# would miss a sum of 1 by 1e-6 and more, in the end by all of it. So the ends of its panels are held as sums of two
-# floats, and log q is taken where the nodes are, not where they are rounded to; log p is the same there, unless the
+# Spacings of floats at its mean: a fit's component with a smaller sd has nodes that round to too few places. Its
+# weights would miss a sum of 1 by 1e-6 and more, in the end by all of it. So the ends of its panels are held as sums of
+# two floats, and log q is taken where the nodes are, not where they are rounded to; log p is the same there, unless the
 # target is as narrow.
 NARROW = 2.0**18
 
