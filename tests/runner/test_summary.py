@@ -147,6 +147,17 @@ def test_the_best_nuisance_value_is_what_brute_force_finds(data: st.DataObject) 
             assert own[best["rate"].iloc[0]] == own.min()
 
 
+def test_a_nuisance_value_whose_seeds_diverged_loses_to_one_with_more_that_are_ok() -> None:
+    frame = grid(rate=[0.1, 1.0, 10.0, 100.0], size=[2, 3], seed=[0, 1, 2])
+    frame["loss"] = -frame["rate"]
+    lost = (frame["size"] == 2) & (frame["rate"] >= 10.0) & (frame["seed"] > 0)
+    lost |= (frame["size"] == 3) & (frame["rate"] != 1.0)
+    lost |= (frame["size"] == 3) & (frame["seed"] == 2)
+    frame["status"] = np.where(lost, "diverged", "ok")
+    summary = summarise(cells_of(frame, nuisance=("rate",))).to_pandas()
+    assert summary[summary["nuisance_best"]][["size", "rate", "n_ok"]].to_numpy().tolist() == [[2, 1, 3], [3, 1, 2]]
+
+
 def test_without_nuisance_parameters_every_configuration_counts() -> None:
     assert summarise(cells_of(pd.DataFrame({"rate": [1.0, 2.0]})))["nuisance_best"].to_pylist() == [
         True,
