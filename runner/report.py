@@ -121,7 +121,7 @@ def _context(folder: Path) -> dict[str, Any]:
         "cells": len(cells),
         "missing": manifest.get("counts", {}).get("missing", 0),
         "answers": [answer for view in study.views for answer in _answers(view)],
-        "sections": [_section(part, study.fields) for part in comparisons if len(part.rows)],
+        "sections": [_section(part, study.fields) for part in comparisons if part.rows["n"].any()],
         "figures": figures,
         "warnings": edge_warnings(summary),
         "most_failures": MOST_FAILURES,
@@ -196,12 +196,14 @@ def _answers(view: View) -> Iterator[str]:
 
 
 def _section(part: Comparison, fields: Mapping[str, Mapping[str, str]]) -> Section:
-    measures = tuple(_heading(name, fields[name].get("unit", "")) for name in part.measures)
+    from runner.comparison import counted
+
+    measures = (*(_heading(name, fields[name].get("unit", "")) for name in part.measures), "n")
     rows = []
-    for _, row in part.rows.iterrows():
+    for row in part.rows.to_dict("records"):
         labels = tuple(_plain(row[name]) for name in part.axes)
-        values = tuple(_value(name, row[name], row[f"{name}_half"]) for name in part.measures)
-        rows.append((labels, values))
+        values = (_value(name, row[name], row[f"{name}_half"]) for name in part.measures)
+        rows.append((labels, (*values, Value(counted(row)))))
     return Section(part.experiment, part.axes, measures, tuple(rows), part.notes)
 
 

@@ -182,6 +182,21 @@ def test_a_run_warns_of_a_nuisance_axis_as_its_summary_does(say) -> None:
         assert "so widen this nuisance axis" in told
 
 
+def test_a_summary_says_what_is_not_ok_or_has_not_run_and_what_runs_it(say) -> None:
+    Path("mine.yaml").write_text(GOOD + "    cases: [{learning_rate: 0.02}, {learning_rate: 1.0e+30}]\nseeds: 2\n")
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off", "--results", "there")
+    say(*run, "--set", "divergence=forward_kl")
+    told = say("summary", "mine", "--results", "there").out
+    assert re.search(r"1e\+30 .* - 0 of 2\n", told)
+    again = "modesweep run there/mine/sweep.yaml --results there"
+    assert f"Of 4 cells 2 are not ok; to run those: {again} --retry-failed" in " ".join(told.split())
+    id_ = json.loads(say("plan", "mine.yaml", "--results", "other", "--json").out)["first_cells"][0]["cell_id"]
+    say(*run[:-1], "other", "--cell", id_)
+    told = " ".join(say("summary", "mine", "--results", "other").out.split())
+    assert "Of 8 cells 7 have not run; to run those: modesweep run other/mine/sweep.yaml --results other" in told
+    assert "--retry-failed" not in told
+
+
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]

@@ -120,6 +120,7 @@ def test_failures_are_counted_by_kind_with_the_command_that_repeats_one(
     assert f"2 diverged in toy; the first on near, seed 0: {first.id} loss is nan at step 50" in read.text
     assert f"modesweep run results/partly/sweep.yaml --cell {first.id} --executor inline" in read.text
     assert "the toy with seed 0 was told to raise" in read.text
+    assert "near diverge – – – 0 of 2" in read.text
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     there = f"modesweep run {tmp_path}/results/partly/sweep.yaml --results {tmp_path}/results --cell {first.id}"
