@@ -179,20 +179,28 @@ def _answers(view: View) -> Iterator[str]:
     """What the most telling axis of an experiment decides, in a sentence."""
     if not view.axes or not view.answers:
         return
-    from runner.figures.study import best_level, telling_levels
+    from runner.figures.study import best_level, like_with_like, telling_levels
     from runner.figures.style import word
 
     axis = view.axes[0]
     best = best_level(view) if axis.numeric and len(axis.levels) > 2 else None
     mark = f" (the highest sum of {len(axis.levels)} levels)"
-    means = view.summary.groupby(axis.name)[[f"{name}_mean" for name in SHARES]].mean()
+    levels = telling_levels(view, 4)
+    settings, of = like_with_like(view, axis, levels if best is None else axis.levels)
+    if settings.empty:
+        return
+    means = settings.groupby(axis.name)[list(SHARES)].mean()
     told = [
-        f"{word(level)}{mark if level == best else ''} keeps coverage {means.loc[level, 'coverage_mean']:.2f} "
-        f"at sharpness {means.loc[level, 'sharpness_mean']:.2f}"
-        for level in telling_levels(view, 4)
+        f"{word(level)}{mark if level == best else ''} keeps coverage {means.loc[level, 'coverage']:.2f} "
+        f"at sharpness {means.loc[level, 'sharpness']:.2f}"
+        for level in levels
     ]
-    targets = f"{len(view.targets)} targets" if len(view.targets) > 1 else view.targets[0]
-    yield f"{view.experiment}, by {axis.label}, on average over {targets}: {'; '.join(told)}."
+    targets, number = settings["target"].unique(), len(settings) // len(means)
+    over = f"{len(targets)} targets" if len(targets) > 1 else targets[0]
+    if number < of:
+        of_what = "targets" if view.held[axis.name] == ("target",) else "settings"
+        over = f"{number} of {of} {of_what}, where each of these has cells that are ok"
+    yield f"{view.experiment}, by {axis.label}, on average over {over}: {'; '.join(told)}."
 
 
 def _section(part: Comparison, fields: Mapping[str, Mapping[str, str]]) -> Section:
