@@ -115,16 +115,17 @@ def report_view(
         Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")
     ]
     not_ok = counts.diverged + counts.failed + counts.timeout
-    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else "")))
+    others = ((not_ok, "not ok"), (counts.missing, "not run yet"))
+    rest = "".join(f", {number:,} {what}" for number, what in others if number)
+    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok{rest}"))
     if report.stopped:
         lines.append(Text(f"Stopped early; to continue: {report.command}", "bold"))
     elif not_ok:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
         lines.append(Text(f"MLflow has {report.tracking.cells:,} cells; browse them: modesweep ui{looking}"))
-    if counts.missing < counts.cells:
-        made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
-        lines.append(Text(f"{made}: {report.folder}"))
+    if counts.tabulated:
+        lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
     return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)
 
 
