@@ -233,9 +233,7 @@ def show(
     json_: AsJson = False,
 ) -> None:
     """Print everything known of one cell."""
-    from runner import lookup
-
-    title, sections = lookup.show(cell_id, results)
+    title, sections = api.show(cell_id, results)
     if json_:
         print(json.dumps(display.plain(sections), default=str))
         return

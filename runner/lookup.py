@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,13 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
     return found
 
 
-def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+def show(
+    cell_id: str, results: Path, hindrance: Callable[[Path, str], str | None] = lambda folder, cell_id: None
+) -> tuple[str, dict[str, dict[str, Any]]]:
     """Everything known of the cell whose id begins so, in sections, and how to run it alone.
+
+    Args:
+        hindrance: why the sweep of a results folder cannot run the cell of this id again; None if it can.
 
     Raises:
         NoResultsError: no sweep has such a cell, or several cells' ids begin so.
@@ -126,7 +131,8 @@ def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
             sections[SECTIONS[role]][f"{field.name} ({unit})" if unit else field.name] = value
     if row["error"]:
         sections["why it is not ok"] = {"error": row["error"]}
-    sections["again"] = {"command": alone(folder, whole)}
+    reason = hindrance(folder, whole)
+    sections["again"] = {"command": alone(folder, whole)} if reason is None else {"not now": reason}
     kept = {name: values for name, values in sections.items() if values}
     return f"{whole}: {row['experiment']}, seed {row['seed']}, {row['status']} (sweep {row['sweep']})", kept
 

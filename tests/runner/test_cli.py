@@ -215,6 +215,21 @@ def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatc
     assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
 
 
+def test_a_cell_of_an_earlier_plan_has_no_command_that_would_be_refused(say) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off")
+    say(*run)
+    ids = dict(pd.read_parquet("results/mine/cells.parquet")[["divergence", "cell_id"]].to_numpy())
+    say(*run, "--set", "divergence=forward_kl")
+    assert "command" in json.loads(say("show", ids["forward_kl"], "--json").out)["again"]
+    gone = " ".join(say("show", ids["reverse_kl"]).out.split())
+    assert gone.endswith("the cell is of an earlier plan, and results/mine/sweep.yaml has it no more")
+    assert "--cell" not in gone
+    Path("results/mine/sweep.yaml").unlink()
+    told = json.loads(say("show", ids["forward_kl"], "--json").out)["again"]
+    assert "results/mine/sweep.yaml: no such sweep file" in told["not now"]
+
+
 def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch) -> None:
     held = {"metrics": {"forward_kl": math.inf, "coverage": 0.5}, "the fit": {"q_mean": [math.nan, 1.0]}}
     monkeypatch.setattr("runner.lookup.show", lambda *_: ("a cell", held))
