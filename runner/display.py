@@ -164,7 +164,12 @@ def difference_view(parts: Sequence[Difference]) -> RenderableType:
     """B - A: a row for each configuration that both sweeps have."""
     shown: list[RenderableType] = []
     for part in parts:
-        table = WideTable(f"{part.experiment}: B - A", *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
+        title = f"{part.experiment}: B - A"
+        if part.rows.empty:
+            said = f"{title}: nothing to compare, as no configuration was run with the same seed in both"
+            shown += [Text(said), *(Text(note, "dim") for note in part.settings), Text("")]
+            continue
+        table = WideTable(title, *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
         same, shared = part.identical
         both = (
             f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"

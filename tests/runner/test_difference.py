@@ -86,6 +86,23 @@ def test_nothing_in_common_is_said(results: Path) -> None:
         lookup.compare_sweeps("short", "absent", results)
 
 
+def test_that_no_cell_has_its_pair_is_said(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner import cli
+
+    options = runner.Options(results=results, executor="inline", mlflow="off")
+    runner.run(runner.load_sweep(SWEEP.format(name="others", steps=20, seeds="[7, 8]")), options)
+    monkeypatch.setattr("sys.argv", ["modesweep", "compare", "long", "others", "--results", str(results)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told == (
+        "kl_fit: B - A: nothing to compare, as no configuration was run with the same seed in both "
+        "steps: 60 in A, 20 in B"
+    )
+
+
 def test_the_command(results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from runner import cli
 
