@@ -250,6 +250,24 @@ def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> No
     assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("how", [["--json"], ["--names"], []])
+def test_an_output_that_is_full_is_told_in_a_line(how: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "runner.cli", "list", "targets", *how]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(cli.__file__).parents[1]
+        )
+    assert done.returncode == 1
+    assert done.stderr == "modesweep: cannot write to standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
+    command = f"{shlex.quote(sys.executable)} -m runner.cli list experiments --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_what_is_not_there_is_said(say) -> None:
     verbs = ("summary", "status", "report", "export")
     for command in (*([verb, "mine"] for verb in verbs), ["compare", "mine", "smoke"], ["show", "abc"]):
