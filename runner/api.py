@@ -16,8 +16,9 @@ from experiments.catalogue import CATALOGUE
 from experiments.targets import Mixture
 from runner import spec
 from runner.errors import NoResultsError, SweepError
+from runner.hints import shown
 from runner.options import Options, cut, plan_sweep
-from runner.planning import Plan
+from runner.planning import Plan, make_plan
 from runner.progress import Listener
 from runner.spec import Sweep
 
@@ -139,6 +140,31 @@ def report_json(report: Report) -> dict[str, Any]:
         "phases": {name: round(seconds, 3) for name, seconds in report.phases.items()},
         "mlflow": None if tracking is None else vars(tracking),
     }
+
+
+def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Everything known of the cell whose id begins so, in sections, and how to run it alone if its sweep still can.
+
+    Raises:
+        NoResultsError: no sweep has such a cell, or several cells' ids begin so.
+    """
+    from runner import lookup
+
+    return lookup.show(cell_id, results, _hindrance)
+
+
+def _hindrance(folder: Path, cell_id: str) -> str | None:
+    from runner.store.manifest import SWEEP
+
+    try:
+        sweep = load_sweep(folder / SWEEP)
+    except SweepError as error:
+        return str(error).splitlines()[0]
+    try:
+        make_plan(sweep, CATALOGUE, {}, max_cells=sweep.size, only_cell=cell_id)
+    except SweepError:
+        return f"the cell is of an earlier plan, and {shown(folder)}/{SWEEP} has it no more"
+    return None
 
 
 def export(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -43,6 +44,7 @@ from runner.options import Options
 from runner.progress import Silent, Terminal
 
 OK, NOT_OK, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 
 
 class _Commands(TyperGroup):
@@ -233,9 +235,7 @@ def show(
     json_: AsJson = False,
 ) -> None:
     """Print everything known of one cell."""
-    from runner import lookup
-
-    title, sections = lookup.show(cell_id, results)
+    title, sections = api.show(cell_id, results)
     if json_:
         print(json.dumps(display.plain(sections), default=str))
         return
@@ -343,13 +343,28 @@ def main() -> None:
     """Run the command line; errors become one screen of text and an exit code."""
     collector.relax()
     try:
-        app()
+        try:
+            app()
+        finally:
+            _flush()  # what cannot be written is to be known here, and not when Python has ended
     except SweepError as error:
         _fail(str(error), BAD_INPUT)
     except NoResultsError as error:
         _fail(api.explain_no_results(error), BAD_INPUT)
     except ModesweepError as error:
         _fail(str(error), NOT_OK)
+    except OSError as error:
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest as it ends
+        if error.errno != errno.EPIPE:  # which `| head` causes when it has read enough
+            _fail(f"cannot write to standard output: {error.strerror}", NOT_OK)
+        sys.exit(NOT_OK)
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # as it is where the shell has closed it
+        sys.stdout.flush()
 
 
 def _fail(said: str, code: int) -> None:

@@ -29,7 +29,7 @@ class Comparison:
     Args:
         axes: columns that say what a row is: the target, then the parameters that vary.
         measures: columns of mean values; ``<measure>_half`` is half the width of the mean's 95 % interval.
-        rows: those columns, and ``n``, the number of cells behind the row.
+        rows: those columns, ``n``, the number of cells behind the row, and ``records``, that of its cells that ran.
         notes: sentences on what was averaged over or left out.
     """
 
@@ -47,7 +47,7 @@ class Comparison:
             (
                 *(said(row[axis]) for axis in self.axes),
                 *(_measured(row, name) for name in measures),
-                str(row["n"]),
+                counted(row),
             )
             for row in self.rows.to_dict("records")
         ]
@@ -56,7 +56,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Part:
-    """The cells of one experiment that count, and the axes that its rows are still told apart by."""
+    """One experiment's cells that ran, without the numbers of those not ``ok``, and the axes that tell rows apart."""
 
     experiment: str
     cells: pd.DataFrame
@@ -79,10 +79,11 @@ def compared_columns(summary: pa.Table) -> list[str]:
 def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Comparison]:
     """Coverage and sharpness of what was varied, by experiment and target, in about ``limit`` rows in all.
 
-    Only the best of each nuisance parameter's values counts. While there are too many rows, the axis that
-    makes the least difference to coverage and sharpness is averaged over, in the experiment with the most
-    rows; the target and the most telling axis always stay, and rows beyond the limit are then left out.
-    Averages are first taken within a seed, because the cells of one seed share their noise.
+    Only the best of each nuisance parameter's values counts. Cells that are not ok have no part in the numbers,
+    and their configurations a row all the same. While there are too many rows, the axis that makes the least
+    difference to coverage and sharpness is averaged over, in the experiment with the most rows; the target and the
+    most telling axis always stay, and rows beyond the limit are then left out. Averages are first taken within a
+    seed, because the cells of one seed share their noise.
 
     Args:
         cells: as in ``cells.parquet``, or the `compared_columns` of it.
@@ -91,7 +92,6 @@ def compare(cells: pa.Table, summary: pa.Table, limit: int = ROWS) -> list[Compa
     """
     best = summary.filter(summary["nuisance_best"])
     chosen = cells.filter(pc.is_in(cells["configuration_id"], best["configuration_id"].combine_chunks()))
-    chosen = chosen.filter(pc.equal(chosen["status"], "ok"))
     parts = [_part(chosen, name) for name in chosen["experiment"].unique().to_pylist()]
     while sum(part.size for part in parts) > limit:
         widest = max((part for part in parts if len(part.axes) > 2), key=lambda part: part.size, default=None)
@@ -120,6 +120,11 @@ def said(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def counted(row: Mapping[Hashable, Any]) -> str:
+    """How many cells are behind a row; and of how many, where some are not ok."""
+    return f"{row['n']}" if row["n"] == row["records"] else f"{row['n']} of {row['records']}"
+
+
 def _measured(row: Mapping[Hashable, Any], name: str) -> str:
     mean, half = row[name], row[f"{name}_half"]
     if math.isnan(mean):
@@ -137,10 +142,13 @@ def _part(cells: pa.Table, experiment: str) -> _Part:
     nuisance = by_experiment(cells, "nuisance").get(experiment, [])
     measures = [name for name in dict.fromkeys((*MEASURES, objective)) if name in cells.column_names]
     candidates = [name for name in parameters(cells) if name not in nuisance]
-    frame = own.select([*candidates, "seed", *measures]).to_pandas()
+    frame = own.select([*candidates, "seed", "status", *measures]).to_pandas()
+    frame["ok"] = frame.pop("status") == "ok"
+    frame.loc[~frame["ok"], measures] = math.nan
     axes = [name for name in candidates if name != "target" and frame[name].nunique(dropna=False) > 1]
-    measures = [name for name in measures if frame[name].notna().any()]
-    return _Part(experiment, frame[["target", *axes, "seed", *measures]], ("target", *axes), tuple(measures))
+    # Of an experiment without a cell that is ok, the rows say so beside the objective that none has.
+    measures = [m for m in measures if frame[m].notna().any()] or [m for m in measures if m == objective]
+    return _Part(experiment, frame[["target", *axes, "seed", "ok", *measures]], ("target", *axes), tuple(measures))
 
 
 def _without_least(part: _Part) -> _Part:
@@ -162,7 +170,8 @@ def _comparison(part: _Part, limit: int) -> Comparison:
     codes = groups.ngroup().to_numpy()
     first = np.unique(codes, return_index=True)[1]
     rows = by_seed.loc[first, axes].reset_index(drop=True)
-    rows["n"] = part.cells.groupby(axes, sort=False, dropna=False).size().to_numpy()
+    counts = part.cells.groupby(axes, sort=False, dropna=False)["ok"].agg(["sum", "size"])
+    rows["n"], rows["records"] = counts["sum"].to_numpy(), counts["size"].to_numpy()
     everything = np.ones(len(codes), bool)
     for name in measures:
         mean, _, low, high = statistics(by_seed[name].to_numpy(), codes, everything, len(first))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runner.comparison import HEADINGS, JUDGED_BY, said
+from runner.comparison import HEADINGS, JUDGED_BY, counted, said
 from runner.summary import by_experiment, parameters, statistics
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ class Difference:
         settings: sentences on parameters that have one value in each sweep, and not the same one.
         axes: the parameters that a row is told by; a row is there if both sweeps have cells of it.
         measures: columns of the mean of B - A over seeds; ``<measure>_half`` is half its 95 % interval.
-        rows: those columns, and ``n``, the number of seeds that both have.
+        rows: those columns, ``n``, the number of seeds that both have and that are ok in both, and ``records``, that
+            of seeds that both have.
         identical: how many of the cells that both hold have the same numbers, bit for bit; and how many there are.
     """
 
@@ -43,7 +44,7 @@ class Difference:
             [
                 *(said(row[axis]) for axis in self.axes),
                 *(_signed(row[name], row[f"{name}_half"]) for name in self.measures),
-                str(row["n"]),
+                counted(row),
             ]
             for row in self.rows.head(limit).to_dict("records")
         ]
@@ -70,8 +71,9 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
     wanted = dict.fromkeys((*JUDGED_BY, "forward_kl", "reverse_kl", objective))
     measures = [name for name in wanted if name and all(name in f and f[name].notna().any() for f in own)]
     keys = [*axes, "seed"]
-    first, second = (frame.groupby(keys, dropna=False, sort=False)[measures].mean() for frame in own)
-    paired = (second - first).loc[first.index.intersection(second.index, sort=False)].reset_index()
+    first, second = (frame.groupby(keys, dropna=False, sort=False)[[*measures, "ok"]].mean() for frame in own)
+    paired = (second - first).assign(ok=second["ok"] * first["ok"] > 0)
+    paired = paired.loc[first.index.intersection(second.index, sort=False)].reset_index()
     return Difference(
         experiment,
         tuple(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
@@ -89,8 +91,11 @@ def _values(column: pd.Series) -> list[object]:
 
 
 def _cells(table: pa.Table, experiment: str) -> pd.DataFrame:
-    ok = pc.and_(pc.equal(table["experiment"], experiment), pc.equal(table["status"], "ok"))
-    found: pd.DataFrame = table.filter(ok).to_pandas()
+    """The experiment's cells, and whether each is ``ok``; where it is not, its metrics say nothing."""
+    found: pd.DataFrame = table.filter(pc.equal(table["experiment"], experiment)).to_pandas()
+    found["ok"] = found["status"] == "ok"
+    metrics = [field.name for field in table.schema if (field.metadata or {}).get(b"role") == b"metric"]
+    found.loc[~found["ok"], metrics] = math.nan
     return found
 
 
@@ -99,7 +104,7 @@ def _rows(paired: pd.DataFrame, axes: list[str], measures: list[str]) -> pd.Data
     codes = groups.ngroup().to_numpy()
     first = np.unique(codes, return_index=True)[1]
     rows = paired.loc[first, axes].reset_index(drop=True)
-    rows["n"] = groups.size().to_numpy()
+    rows["n"], rows["records"] = groups["ok"].sum().to_numpy(), groups.size().to_numpy()
     for name in measures:
         mean, _, low, high = statistics(paired[name].to_numpy(), codes, np.ones(len(codes), bool), len(first))
         rows[name], rows[f"{name}_half"] = mean, (high - low) / 2
@@ -107,7 +112,7 @@ def _rows(paired: pd.DataFrame, axes: list[str], measures: list[str]) -> pd.Data
 
 
 def _identical(a: pd.DataFrame, b: pd.DataFrame, measures: list[str]) -> tuple[int, int]:
-    left, right = (frame.set_index("cell_id")[measures] for frame in (a, b))
+    left, right = (frame[frame["ok"]].set_index("cell_id")[measures] for frame in (a, b))
     shared = left.index.intersection(right.index)
     left, right = left.loc[shared], right.loc[shared]
     return int(((left == right) | (left.isna() & right.isna())).all(axis=1).sum()), len(shared)

@@ -116,7 +116,9 @@ def report_view(
         Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")
     ]
     not_ok = counts.diverged + counts.failed + counts.timeout
-    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok" + (f", {not_ok:,} not ok" if not_ok else "")))
+    others = ((not_ok, "not ok"), (counts.missing, "not run yet"))
+    rest = "".join(f", {number:,} {what}" for number, what in others if number)
+    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok{rest}"))
     if report.stopped:
         lines.append(Text(f"Stopped early; to continue: {report.command}", "bold"))
     elif not_ok:
@@ -124,9 +126,8 @@ def report_view(
     if report.tracking and not report.tracking.error:
         others = f", and {report.tracking.others:,} of earlier plans" if report.tracking.others else ""
         lines.append(Text(f"MLflow has {report.tracking.cells:,} cells{others}; browse them: modesweep ui{looking}"))
-    if counts.missing < counts.cells:
-        made = "Tables" if report.stopped else "Tables, figures and report.html"  # figures are of whole sweeps
-        lines.append(Text(f"{made}: {report.folder}"))
+    if counts.tabulated:
+        lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
     return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)
 
 
@@ -165,7 +166,12 @@ def difference_view(parts: Sequence[Difference]) -> RenderableType:
     """B - A: a row for each configuration that both sweeps have."""
     shown: list[RenderableType] = []
     for part in parts:
-        table = WideTable(f"{part.experiment}: B - A", *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
+        title = f"{part.experiment}: B - A"
+        if part.rows.empty:
+            said = f"{title}: nothing to compare, as no configuration was run with the same seed in both"
+            shown += [Text(said), *(Text(note, "dim") for note in part.settings), Text("")]
+            continue
+        table = WideTable(title, *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
         same, shared = part.identical
         both = (
             f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"

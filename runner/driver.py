@@ -149,7 +149,7 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
             with clock("tables"):
                 counts = _tabulate(folder, plan, origin, options, began, workers, clock.phases, listener)
             with clock("report"):
-                if counts.missing < counts.cells and not stopped:
+                if counts.tabulated:  # of a run that was stopped too: an older page would not fit the tables
                     write_report(folder)
             with clock("mlflow"):
                 tracking, stopped = _finish(follower, folder, counts, stopped, listener)
@@ -286,7 +286,10 @@ def _run_cells(
             libraries.result()  # the tables need some of them, and no thread may be in the way of Ray's end
     except KeyboardInterrupt:
         kept = f"; {len(checkpoints.begun):,} cells go on from their last checkpoint" if checkpoints.begun else ""
-        listener.say(f"\nInterrupted: finished cells are kept, batches in flight are dropped{kept}.")
+        listener.say(
+            f"\nInterrupted: finished cells are kept, batches in flight are dropped{kept}.\n"
+            "Tables and report are made of what there is; Ctrl-C again leaves them as they are."
+        )
         return tally.statuses, "interrupted"
     finally:
         listener.end()

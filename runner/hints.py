@@ -20,10 +20,15 @@ def looking(results: Path, tracking_uri: str | None = None) -> str:
     return "".join(f" {shlex.quote(part)}" for part in given)
 
 
+def again(folder: Path) -> str:
+    """The command that runs the sweep of a results folder again, into the same folder."""
+    sweep = shlex.quote(f"{shown(folder)}/sweep.yaml")
+    return f"modesweep run {sweep}{looking(folder.resolve().parent)}"
+
+
 def alone(folder: Path, cell_id: str) -> str:
     """The command that runs one cell of a results folder again, into the same folder."""
-    sweep = shlex.quote(f"{shown(folder)}/sweep.yaml")
-    return f"modesweep run {sweep}{looking(folder.resolve().parent)} --cell {cell_id} --executor inline"
+    return f"{again(folder)} --cell {cell_id} --executor inline"
 
 
 def shown(folder: Path) -> str:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import pyarrow.compute as pc
 
 from runner.comparison import Comparison, compare, compared_columns
 from runner.difference import Difference, differences
 from runner.errors import NoResultsError
-from runner.hints import alone, looking
+from runner.hints import again, alone, looking
 from runner.store.checkpoints import begun
 from runner.store.lock import holder
 from runner.store.manifest import read_manifest
@@ -54,14 +52,11 @@ def sorted_counts(counted: Mapping[str, int]) -> dict[str, int]:
 
 
 def comparisons(folder: Path) -> list[Comparison]:
-    """The coverage-sharpness table of a results folder; empty when no cell is ok, or none has finished."""
+    """The coverage-sharpness table of a results folder; empty when no cell has finished."""
     if not (folder / "cells.parquet").is_file():
         return []
     summary = read_table("summary", folder)
-    cells = read_table("cells", folder, columns=compared_columns(summary))
-    if not pc.any(pc.equal(cells["status"], "ok")).as_py():
-        return []
-    return compare(cells, summary)
+    return compare(read_table("cells", folder, columns=compared_columns(summary)), summary)
 
 
 def findings(folder: Path) -> tuple[list[Comparison], list[str]]:
@@ -72,9 +67,21 @@ def findings(folder: Path) -> tuple[list[Comparison], list[str]]:
 
 
 def summary(sweep: str, results: Path) -> tuple[list[Comparison], list[str]]:
-    """The table, and a sentence for each nuisance axis whose best value lies on its edge."""
+    """The table, a sentence for each nuisance axis whose best value lies on its edge, and one on what is left."""
     folder = find_folder(sweep, results)
-    return comparisons(folder), edge_warnings(read_table("summary", folder))
+    return comparisons(folder), [*edge_warnings(read_table("summary", folder)), *_left(folder)]
+
+
+def _left(folder: Path) -> list[str]:
+    """How many cells of the last plan are not ok or have not run, and the command that runs them."""
+    counts = read_manifest(folder).get("counts")
+    if not counts or counts["ok"] == counts["cells"]:
+        return []
+    missing = counts["missing"]
+    not_ok = counts["cells"] - counts["ok"] - missing
+    said = [f"{number:,} {what}" for number, what in ((not_ok, "are not ok"), (missing, "have not run")) if number]
+    command = again(folder) + (" --retry-failed" if not_ok else "")
+    return [f"Of {counts['cells']:,} cells {' and '.join(said)}; to run those: {command}"]
 
 
 def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
@@ -90,8 +97,13 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
     return found
 
 
-def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
+def show(
+    cell_id: str, results: Path, hindrance: Callable[[Path, str], str | None] = lambda folder, cell_id: None
+) -> tuple[str, dict[str, dict[str, Any]]]:
     """Everything known of the cell whose id begins so, in sections, and how to run it alone.
+
+    Args:
+        hindrance: why the sweep of a results folder cannot run the cell of this id again; None if it can.
 
     Raises:
         NoResultsError: no sweep has such a cell, or several cells' ids begin so.
@@ -119,7 +131,8 @@ def show(cell_id: str, results: Path) -> tuple[str, dict[str, dict[str, Any]]]:
             sections[SECTIONS[role]][f"{field.name} ({unit})" if unit else field.name] = value
     if row["error"]:
         sections["why it is not ok"] = {"error": row["error"]}
-    sections["again"] = {"command": alone(folder, whole)}
+    reason = hindrance(folder, whole)
+    sections["again"] = {"command": alone(folder, whole)} if reason is None else {"not now": reason}
     kept = {name: values for name, values in sections.items() if values}
     return f"{whole}: {row['experiment']}, seed {row['seed']}, {row['status']} (sweep {row['sweep']})", kept
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from runner import cgroup
 from runner.batch import Batch, make_batches
 from runner.checkpoint import SECONDS, Begun
+from runner.errors import SweepError
 from runner.executors.setup import refuse_client
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
-from runner.spec import Sweep
+from runner.spec import Sweep, whole
 from runner.tracking.location import locate
 
+ExecutorName = Literal["tune", "inline"]
+MlflowMode = Literal["cells", "groups", "off"]
 MEMORY_SHARE = 0.25  # of the memory that this process may use, for the stacks of all workers together
 LARGEST_STACK = 400 * 2**20  # bytes; a worker with torch loaded then stays below 900 MB
 
@@ -26,7 +30,7 @@ class Options:
     """How a sweep is run. None of it changes a result, so none of it is part of a cell's identity.
 
     Args:
-        results: the folder that holds a folder for each sweep.
+        results: the folder that holds a folder for each sweep; text will do.
         workers: batches at a time; as many as there are cores unless given.
         address: of an existing Ray cluster.
         cells_per_batch: instead of a number chosen from workers and memory.
@@ -39,15 +43,18 @@ class Options:
         cell: the id of the one cell to run, finished or not.
         checkpoint_seconds: after which a batch in training leaves how far it is, and again and again.
         command: how to call the same sweep again, for hints.
+
+    Raises:
+        SweepError: a value is none that it may be.
     """
 
     results: Path = Path("results")
-    executor: Literal["tune", "inline"] = "tune"
+    executor: ExecutorName = "tune"
     workers: int | None = None
     address: str | None = None
     cells_per_batch: int | None = None
     tracking_uri: str | None = None
-    mlflow: Literal["cells", "groups", "off"] | None = None
+    mlflow: MlflowMode | None = None
     retry_failed: bool = False
     fail_fast: bool = False
     max_cells: int = 1_000_000
@@ -56,6 +63,21 @@ class Options:
     cell: str | None = None
     checkpoint_seconds: float = SECONDS
     command: str = "modesweep run"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.results, str | PathLike):
+            raise SweepError(f"results: expected the path of a folder, got {self.results!r}")
+        object.__setattr__(self, "results", Path(self.results))
+        for name, allowed in (("executor", get_args(ExecutorName)), ("mlflow", (*get_args(MlflowMode), None))):
+            if (given := getattr(self, name)) not in allowed:
+                raise SweepError(f"{name}: expected {' or '.join(map(repr, allowed))}, got {given!r}")
+        for name in ("workers", "cells_per_batch", "max_cells"):
+            given = getattr(self, name)
+            if given is None and name != "max_cells":
+                continue
+            if (number := whole(given)) is None or number < 1:
+                raise SweepError(f"{name}: expected a whole number of at least 1, got {given!r}")
+            object.__setattr__(self, name, number)
 
 
 def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:

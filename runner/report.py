@@ -121,7 +121,7 @@ def _context(folder: Path) -> dict[str, Any]:
         "cells": len(cells),
         "missing": manifest.get("counts", {}).get("missing", 0),
         "answers": [answer for view in study.views for answer in _answers(view)],
-        "sections": [_section(part, study.fields) for part in comparisons if len(part.rows)],
+        "sections": [_section(part, study.fields) for part in comparisons if part.rows["n"].any()],
         "figures": figures,
         "warnings": edge_warnings(summary),
         "most_failures": MOST_FAILURES,
@@ -179,29 +179,39 @@ def _answers(view: View) -> Iterator[str]:
     """What the most telling axis of an experiment decides, in a sentence."""
     if not view.axes or not view.answers:
         return
-    from runner.figures.study import best_level, telling_levels
+    from runner.figures.study import best_level, like_with_like, telling_levels
     from runner.figures.style import word
 
     axis = view.axes[0]
     best = best_level(view) if axis.numeric and len(axis.levels) > 2 else None
     mark = f" (the highest sum of {len(axis.levels)} levels)"
-    means = view.summary.groupby(axis.name)[[f"{name}_mean" for name in SHARES]].mean()
+    levels = telling_levels(view, 4)
+    settings, of = like_with_like(view, axis, levels if best is None else axis.levels)
+    if settings.empty:
+        return
+    means = settings.groupby(axis.name)[list(SHARES)].mean()
     told = [
-        f"{word(level)}{mark if level == best else ''} keeps coverage {means.loc[level, 'coverage_mean']:.2f} "
-        f"at sharpness {means.loc[level, 'sharpness_mean']:.2f}"
-        for level in telling_levels(view, 4)
+        f"{word(level)}{mark if level == best else ''} keeps coverage {means.loc[level, 'coverage']:.2f} "
+        f"at sharpness {means.loc[level, 'sharpness']:.2f}"
+        for level in levels
     ]
-    targets = f"{len(view.targets)} targets" if len(view.targets) > 1 else view.targets[0]
-    yield f"{view.experiment}, by {axis.label}, on average over {targets}: {'; '.join(told)}."
+    targets, number = settings["target"].unique(), len(settings) // len(means)
+    over = f"{len(targets)} targets" if len(targets) > 1 else targets[0]
+    if number < of:
+        of_what = "targets" if view.held[axis.name] == ("target",) else "settings"
+        over = f"{number} of {of} {of_what}, where each of these has cells that are ok"
+    yield f"{view.experiment}, by {axis.label}, on average over {over}: {'; '.join(told)}."
 
 
 def _section(part: Comparison, fields: Mapping[str, Mapping[str, str]]) -> Section:
-    measures = tuple(_heading(name, fields[name].get("unit", "")) for name in part.measures)
+    from runner.comparison import counted
+
+    measures = (*(_heading(name, fields[name].get("unit", "")) for name in part.measures), "n")
     rows = []
-    for _, row in part.rows.iterrows():
+    for row in part.rows.to_dict("records"):
         labels = tuple(_plain(row[name]) for name in part.axes)
-        values = tuple(_value(name, row[name], row[f"{name}_half"]) for name in part.measures)
-        rows.append((labels, values))
+        values = (_value(name, row[name], row[f"{name}_half"]) for name in part.measures)
+        rows.append((labels, (*values, Value(counted(row)))))
     return Section(part.experiment, part.axes, measures, tuple(rows), part.notes)
 
 

@@ -5,6 +5,7 @@ Everything that is wrong is found before anything starts, and said at once.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,19 +151,31 @@ def read_seeds(value: Any) -> Sequence[int]:
     """``4`` means 0, 1, 2, 3; a list is taken as it is. ValueError says what is allowed."""
     if isinstance(value, range):
         return value
+    if hasattr(value, "tolist"):  # an array, or a number out of one
+        value = value.tolist()
     many = isinstance(value, Sequence) and not isinstance(value, str)
-    numbers = list(value) if many else [value]
-    if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+    numbers = [n for n in map(whole, value if many else [value]) if n is not None]
+    if not numbers or (many and len(numbers) < len(value)):
         raise ValueError("expected how many, such as 4, or a list of whole numbers, such as [0, 1, 2]")
     if not many:
-        if not 1 <= value < 2**63:
+        if not 1 <= numbers[0] < 2**63:
             raise ValueError(f"expected at least 1 seed, got {value}")
-        return range(value)
+        return range(numbers[0])
     if not all(0 <= n < 2**63 for n in numbers):
         raise ValueError("a seed lies between 0 and 2**63 - 1")
     if len(set(numbers)) < len(numbers):
         raise ValueError(f"seed {max(numbers, key=numbers.count)} is given twice")
     return tuple(numbers)
+
+
+def whole(value: Any) -> int | None:
+    """A whole number of any library as Python's own; None if it is none, as truth values are not."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, list[Any]]:

@@ -26,6 +26,7 @@ COUNTS = {
     "n_timeout": "cells that ran past their time",
 }
 BEST = "objective_mean above the lowest objective of the sweep's cells with this target and this objective"
+NUISANCE_BEST = "lowest mean objective of its nuisance values, among those with the most cells that are ok"
 STATISTICS = {
     "mean": "mean over seeds of: {}",
     "sd": "standard deviation over seeds of: {}",
@@ -49,8 +50,9 @@ def summarise(cells: Columns) -> pa.Table:
     95 % Student-t interval of the mean ``_ci_low``, ``_ci_high`` (NaN with a single seed). A label is its
     value, or where seeds differ each value with its number. ``pareto`` marks the configurations of one
     experiment and target that no other beats in both coverage and sharpness; ``nuisance_best`` the one of
-    lowest mean objective among those that differ only in nuisance parameters. ``sweep_best_gap`` is how far the
-    mean objective lies above the lowest of any cell here that minimised the same: no truth, only what was found.
+    lowest mean objective among those that differ only in nuisance parameters and have the most cells that are
+    ok. ``sweep_best_gap`` is how far the mean objective lies above the lowest of any cell here that minimised the
+    same: no truth, only what was found.
 
     Args:
         cells: as in ``cells.parquet``: fields with the metadata of ``runner.record``, and in the table's own
@@ -80,7 +82,7 @@ def summarise(cells: Columns) -> pa.Table:
             pareto(summary),
         ),
         (
-            _field("nuisance_best", pa.bool_(), "mark", "lowest mean objective of its nuisance values"),
+            _field("nuisance_best", pa.bool_(), "mark", NUISANCE_BEST),
             _best(summary),
         ),
         (
@@ -170,7 +172,10 @@ def _best(summary: pa.Table) -> np.ndarray:
     best = np.ones(len(summary), bool)
     for _, frame, _, objective in _settings(summary):
         best[frame.index] = False
-        ranked = frame.sort_values(objective, kind="stable", na_position="last")
+        # A mean over the seeds that did not diverge says nothing of a setting at which the others did.
+        ranked = frame.assign(undefined=frame[objective].isna()).sort_values(
+            ["undefined", "n_ok", objective], ascending=[True, False, True], kind="stable"
+        )
         best[ranked.groupby("setting").head(1).index] = True
     return best
 
@@ -208,7 +213,7 @@ def _settings(summary: pa.Table) -> Iterator[tuple[str, pd.DataFrame, list[str],
         if not names or objective not in summary.column_names:
             continue
         marks = [name for name in ("nuisance_best",) if name in summary.column_names]
-        frame = summary.select([*dict.fromkeys(["experiment", *named, objective, *marks])]).to_pandas()
+        frame = summary.select([*dict.fromkeys(["experiment", *named, "n_ok", objective, *marks])]).to_pandas()
         frame = frame[frame["experiment"] == experiment]
         others = [name for name in named if name not in names]
         yield experiment, frame.assign(setting=_ngroup(frame, others)), list(names), objective

@@ -63,6 +63,7 @@ class View:
         measures: ``coverage`` and ``sharpness``, or the objective where those are not reported.
         summary: a row for each configuration that has a result, at the best nuisance parameters.
         cells: the cells of those configurations that ended well.
+        held: for each axis, what can stay the same while its level changes: the target, and which other axes.
         labels: columns of words that say what became of a cell, and differ between cells.
     """
 
@@ -72,6 +73,7 @@ class View:
     measures: tuple[str, ...]
     summary: pd.DataFrame
     cells: pd.DataFrame
+    held: Mapping[str, tuple[str, ...]]
     labels: tuple[str, ...] = ()
 
     @property
@@ -127,10 +129,24 @@ def best_level(view: View, axis: Axis | None = None) -> Any | None:
     """The level of an axis (the most telling one) of the highest mean coverage + sharpness; None where none is."""
     if not view.answers:
         return None
-    both = view.summary["coverage_mean"] + view.summary["sharpness_mean"]
+    axis = axis or view.axes[0]
+    settings, _ = like_with_like(view, axis, axis.levels)
     # Rounded, so that differences in the last bits do not decide: of levels that keep the same, the first.
-    means = both.groupby(view.summary[(axis or view.axes[0]).name]).mean().round(6)
+    means = settings[list(QUESTION)].sum(axis="columns").groupby(settings[axis.name]).mean().round(6)
     return means.idxmax() if means.nunique() > 1 else None
+
+
+def like_with_like(view: View, axis: Axis, levels: Sequence[Any]) -> tuple[pd.DataFrame, int]:
+    """Coverage and sharpness of these levels, a row for each and each setting that all have; of how many settings.
+
+    A setting is what ``view.held`` names: levels whose means are over different targets cannot be compared.
+    """
+    rows = view.summary[view.summary[axis.name].isin(levels)].dropna(subset=[f"{name}_mean" for name in QUESTION])
+    held = list(view.held[axis.name])
+    found = rows.groupby([axis.name, *held], dropna=False, sort=False)[[f"{name}_mean" for name in QUESTION]].mean()
+    found = found.set_axis(QUESTION, axis="columns").reset_index()
+    settings = found.groupby(held, dropna=False, sort=False)
+    return found[settings[axis.name].transform("size") == len(levels)], settings.ngroups
 
 
 def parts(rows: pd.DataFrame, axis: Axis | None) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -161,9 +177,10 @@ def _view(
     nuisance: Sequence[str],
     objective: str | None,
 ) -> View:
-    rows = summary[(summary["experiment"] == experiment) & (summary["n_ok"] > 0)]
-    if "nuisance_best" in rows:
-        rows = rows[rows["nuisance_best"].fillna(True).astype(bool)]
+    tried = summary[summary["experiment"] == experiment]
+    if "nuisance_best" in tried:
+        tried = tried[tried["nuisance_best"].fillna(True).astype(bool)]
+    rows = tried[tried["n_ok"] > 0]
     both = all(rows.get(f"{name}_mean", pd.Series(dtype=float)).notna().any() for name in QUESTION)
     measures = QUESTION if both else (objective,) if objective else ()
     shown = [name for name in _parameters(fields) if name != "target" and name not in nuisance]
@@ -171,7 +188,8 @@ def _view(
     telling = _most_telling(rows, _without_twins(rows, axes), measures)
     kept = cells[cells["configuration_id"].isin(rows["configuration_id"]) & (cells["status"] == "ok")]
     words = [name for name, about in fields.items() if about.get("role") == "label" and kept[name].nunique() > 1]
-    return View(experiment, tuple(rows["target"].unique()), telling, measures, rows, kept, tuple(words))
+    held = {axis.name: ("target", *_crossed(tried, axis, telling)) for axis in telling}
+    return View(experiment, tuple(rows["target"].unique()), telling, measures, rows, kept, held, tuple(words))
 
 
 def _axis(rows: pd.DataFrame, name: str, unit: str) -> Axis | None:
@@ -181,6 +199,13 @@ def _axis(rows: pd.DataFrame, name: str, unit: str) -> Axis | None:
     numeric = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
     levels = sorted(column.unique().tolist()) if numeric else column.unique().tolist()
     return Axis(name, tuple(levels), unit, numeric) if len(levels) > 1 else None
+
+
+def _crossed(tried: pd.DataFrame, axis: Axis, axes: Sequence[Axis]) -> list[str]:
+    """The other axes that apply at every level of this one and do not follow it, whatever became of the cells."""
+    levels = tried.dropna(subset=[axis.name]).groupby(axis.name)
+    others = [other.name for other in axes if other is not axis]
+    return [name for name in others if levels[name].count().min() and levels[name].nunique(dropna=False).max() > 1]
 
 
 def _without_twins(rows: pd.DataFrame, axes: Sequence[Axis]) -> list[Axis]:

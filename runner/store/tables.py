@@ -49,6 +49,11 @@ class Counts:
     missing: int
     other: int
 
+    @property
+    def tabulated(self) -> bool:
+        """Whether there are tables: any cell, of this plan or another, has a record."""
+        return self.missing < self.cells or self.other > 0
+
 
 def write_tables(
     folder: Path,

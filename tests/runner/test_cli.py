@@ -182,6 +182,21 @@ def test_a_run_warns_of_a_nuisance_axis_as_its_summary_does(say) -> None:
         assert "so widen this nuisance axis" in told
 
 
+def test_a_summary_says_what_is_not_ok_or_has_not_run_and_what_runs_it(say) -> None:
+    Path("mine.yaml").write_text(GOOD + "    cases: [{learning_rate: 0.02}, {learning_rate: 1.0e+30}]\nseeds: 2\n")
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off", "--results", "there")
+    say(*run, "--set", "divergence=forward_kl")
+    told = say("summary", "mine", "--results", "there").out
+    assert re.search(r"1e\+30 .* - 0 of 2\n", told)
+    again = "modesweep run there/mine/sweep.yaml --results there"
+    assert f"Of 4 cells 2 are not ok; to run those: {again} --retry-failed" in " ".join(told.split())
+    id_ = json.loads(say("plan", "mine.yaml", "--results", "other", "--json").out)["first_cells"][0]["cell_id"]
+    say(*run[:-1], "other", "--cell", id_)
+    told = " ".join(say("summary", "mine", "--results", "other").out.split())
+    assert "Of 8 cells 7 have not run; to run those: modesweep run other/mine/sweep.yaml --results other" in told
+    assert "--retry-failed" not in told
+
+
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]
@@ -198,6 +213,21 @@ def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatc
     assert say("status", "mine").err.rstrip().endswith("Next: modesweep run ./mine.yaml")
     assert say("status", "smoke", *here).err.rstrip().endswith("Next: modesweep run smoke --results 'my runs'")
     assert "`modesweep run quickstart --results 'my runs'` makes some" in " ".join(say("ui", *here).err.split())
+
+
+def test_a_cell_of_an_earlier_plan_has_no_command_that_would_be_refused(say) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off")
+    say(*run)
+    ids = dict(pd.read_parquet("results/mine/cells.parquet")[["divergence", "cell_id"]].to_numpy())
+    say(*run, "--set", "divergence=forward_kl")
+    assert "command" in json.loads(say("show", ids["forward_kl"], "--json").out)["again"]
+    gone = " ".join(say("show", ids["reverse_kl"]).out.split())
+    assert gone.endswith("the cell is of an earlier plan, and results/mine/sweep.yaml has it no more")
+    assert "--cell" not in gone
+    Path("results/mine/sweep.yaml").unlink()
+    told = json.loads(say("show", ids["forward_kl"], "--json").out)["again"]
+    assert "results/mine/sweep.yaml: no such sweep file" in told["not now"]
 
 
 def test_what_is_not_finite_is_null_in_json(say, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +248,24 @@ def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> No
     assert said.code == 130
     assert said.out == ""
     assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("how", [["--json"], ["--names"], []])
+def test_an_output_that_is_full_is_told_in_a_line(how: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "runner.cli", "list", "targets", *how]
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=Path(cli.__file__).parents[1]
+        )
+    assert done.returncode == 1
+    assert done.stderr == "modesweep: cannot write to standard output: No space left on device\n"
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
+    command = f"{shlex.quote(sys.executable)} -m runner.cli list experiments --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_what_is_not_there_is_said(say) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
 import pytest
 
 import runner
 from runner import lookup
+from runner.difference import differences
 from runner.errors import StoreError
+from runner.store.reading import read_table
 
 SWEEP = """
 name: {name}
@@ -55,9 +58,6 @@ def test_equal_cells_are_recognised(results: Path) -> None:
 
 
 def test_a_changed_number_is_noticed(results: Path, tmp_path: Path) -> None:
-    from runner.difference import differences
-    from runner.store.reading import read_table
-
     table = read_table("cells", "again", results)
     frame = table.to_pandas()
     frame.loc[0, "coverage"] += 1e-15 + 2 * np.spacing(frame.loc[0, "coverage"])
@@ -68,9 +68,39 @@ def test_a_changed_number_is_noticed(results: Path, tmp_path: Path) -> None:
     assert part.identical == (7, 8)
 
 
+def test_pairs_of_which_one_is_not_ok_are_counted_and_no_more(results: Path) -> None:
+    a, b = (read_table("cells", name, results) for name in ("short", "long"))
+    lost = pc.and_(pc.equal(b["target"], "bimodal"), pc.greater(b["seed"], 0))
+    lost = pc.or_(lost, pc.equal(b["divergence"], "reverse_kl"))
+    status = pc.if_else(lost, "diverged", b["status"])
+    b = b.set_column(b.column_names.index("status"), b.schema.field("status"), status)
+    (part,) = differences(a, b)
+    assert part.axes == ("target", "divergence")
+    assert [row[-1] for row in part.texts(9)[1]] == ["1 of 3", "0 of 3", "3", "0 of 3"]
+    assert part.rows["reverse_kl"].isna().tolist() == [False, True, False, True]
+    assert differences(b, b)[0].identical == (5, 5)
+
+
 def test_nothing_in_common_is_said(results: Path) -> None:
     with pytest.raises(StoreError, match="absent"):
         lookup.compare_sweeps("short", "absent", results)
+
+
+def test_that_no_cell_has_its_pair_is_said(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runner import cli
+
+    options = runner.Options(results=results, executor="inline", mlflow="off")
+    runner.run(runner.load_sweep(SWEEP.format(name="others", steps=20, seeds="[7, 8]")), options)
+    monkeypatch.setattr("sys.argv", ["modesweep", "compare", "long", "others", "--results", str(results)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    told = " ".join(capsys.readouterr().out.split())
+    assert told == (
+        "kl_fit: B - A: nothing to compare, as no configuration was run with the same seed in both "
+        "steps: 60 in A, 20 in B"
+    )
 
 
 def test_the_command(results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,12 +181,49 @@ def test_ctrl_c_keeps_what_finished_and_the_next_run_continues(results: Path) ->
     assert any("Interrupted" in text for text in heard.said)
     told = Console(width=200, record=True, file=io.StringIO())
     told.print(report_view(report, []))
-    assert f"Tables: {report.folder}" in told.export_text()  # and no promise of figures, which are made at the end
-    assert not (report.folder / "report.html").exists()
+    text = told.export_text()
+    assert "4 of 12 cells ok, 8 not run yet" in text
+    assert f"Tables, figures and report.html: {report.folder}" in text
+    assert "8 not run yet" in (report.folder / "report.html").read_text()
     again = go(results, slow, cells_per_batch=1)
     assert again.ran == {"ok": 8}
     assert again.all_ok
-    assert (again.folder / "report.html").is_file()
+    assert "not run yet" not in (again.folder / "report.html").read_text()
+
+
+def test_ctrl_c_leaves_no_page_of_an_earlier_plan(results: Path) -> None:
+    class Interrupting(Silent):
+        def begin(self, tally: Tally) -> None:
+            raise KeyboardInterrupt
+
+    folder = go(results).folder
+    assert list((folder / "figures").iterdir())
+    report = go(results, sweep(rate=[4.0, 8.0]), Interrupting())
+    assert (report.stopped, report.counts.missing, len(read_cells("toys", results))) == ("interrupted", 8, 0)
+    assert "8 not run yet" in (folder / "report.html").read_text()
+    assert not list((folder / "figures").iterdir())
+
+
+def test_ctrl_c_before_the_first_record_leaves_no_page(results: Path) -> None:
+    class Interrupting(Silent):
+        def begin(self, tally: Tally) -> None:
+            raise KeyboardInterrupt
+
+    assert not (go(results, listener=Interrupting()).folder / "report.html").exists()
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupting(Silent):
+        def advance(self, tally: Tally) -> None:
+            raise KeyboardInterrupt
+
+    def interrupt(folder: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runner.driver.write_report", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        go(results, listener=Interrupting(), cells_per_batch=1)
+    assert len(read_cells("toys", results)) == 1
 
 
 def exporters() -> list[psutil.Process]:

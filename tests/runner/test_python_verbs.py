@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import runner
 from runner import api
+from runner.errors import SweepError
 
 MINE = """
 name: mine
@@ -35,6 +38,30 @@ def test_a_sweep_is_planned_run_and_read_back(tmp_path: Path) -> None:
     coverage = runner.read_cells("mine", tmp_path).groupby("divergence").coverage.mean()
     assert coverage["forward_kl"] > 0.95
     assert coverage["reverse_kl"] < 0.8
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"executor": "bogus"}, "executor: expected 'tune' or 'inline', got 'bogus'"),
+        ({"mlflow": "bogus"}, "mlflow: expected 'cells' or 'groups' or 'off' or None, got 'bogus'"),
+        ({"workers": 0}, "workers: expected a whole number of at least 1, got 0"),
+        ({"workers": 2.5}, "workers: expected a whole number of at least 1, got 2.5"),
+        ({"cells_per_batch": 0}, "cells_per_batch: expected a whole number of at least 1, got 0"),
+        ({"cells_per_batch": True}, "cells_per_batch: expected a whole number of at least 1, got True"),
+        ({"max_cells": None}, "max_cells: expected a whole number of at least 1, got None"),
+        ({"results": None}, "results: expected the path of a folder, got None"),
+    ],
+)
+def test_options_are_checked_before_anything_starts(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(SweepError) as refused:
+        runner.Options(**given)
+    assert str(refused.value) == told
+
+
+def test_options_take_text_and_numpys_numbers() -> None:
+    options = runner.Options(results="small", workers=np.int64(2))  # type: ignore[arg-type]
+    assert (options.results, options.workers, type(options.workers)) == (Path("small"), 2, int)
 
 
 def test_the_verbs_are_functions_whatever_was_imported_before() -> None:

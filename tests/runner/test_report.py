@@ -8,10 +8,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.targets import Points
 from runner.errors import StoreError
+from runner.figures.study import QUESTION, Axis, View, _crossed, like_with_like
 from runner.report import write_report
 from tests.runner.fakes import mixture
 from tests.runner.made_results import toy_cells, write_results
@@ -86,6 +88,46 @@ def test_the_page_has_the_question_the_numbers_and_the_figures(tmp_path: Path) -
     assert read.tags.count("img") == 4
 
 
+def test_levels_are_averaged_over_the_targets_that_all_have(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR, FAR], {"rate": [0.25]}) + toy_cells([NEAR], {"rate": [4.0]})
+    cells += toy_cells([FAR], {"rate": [4.0], "mode": ["diverge"]})
+    cells += toy_cells([mixture("third", 2.0)], {"rate": [0.25]})
+    read = page(write_results(tmp_path / "uneven", cells))
+    over = "by rate, on average over 1 of 3 targets, where each of these has cells that are ok: 0.25 keeps"
+    assert over in read.text
+
+
+def test_levels_that_have_no_target_in_common_are_not_compared(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR], {"rate": [0.25], "size": [1, 2]}) + toy_cells([FAR], {"rate": [4.0], "size": [1, 2]})
+    cells += toy_cells([FAR], {"rate": [0.25], "mode": ["raise"]})
+    read = page(write_results(tmp_path / "apart", cells))
+    assert "0.25 keeps" not in read.text
+
+
+def test_a_parameter_that_one_level_has_and_another_lacks_hinders_no_comparison() -> None:
+    rows = pd.DataFrame(
+        [
+            ("a", "alpha", 0.5, "wide", 0.9),
+            ("a", "alpha", 2.0, "wide", 0.5),
+            ("a", "alpha", 2.0, "random", 0.1),
+            ("a", "forward", None, "wide", 1.0),
+            ("a", "forward", None, "tight", 0.6),
+            ("b", "forward", None, "wide", 0.2),
+        ],
+        columns=["target", "divergence", "alpha", "init", "coverage_mean"],
+    ).assign(sharpness_mean=0.5)
+    axis = Axis("divergence", ("alpha", "forward"), "", False)
+    others = (Axis("alpha", (0.5, 2.0), "", True), Axis("init", ("wide", "random", "tight"), "", False))
+    assert _crossed(rows, axis, (axis, *others)) == ["init"]
+    view = View("kl_fit", ("a", "b"), (axis, *others), QUESTION, rows, rows, {"divergence": ("target", "init")})
+    settings, of = like_with_like(view, axis, axis.levels)
+    assert of == 4
+    assert settings[["divergence", "target", "init", "coverage"]].to_numpy().tolist() == [
+        ["alpha", "a", "wide", 0.7],
+        ["forward", "a", "wide", 1.0],
+    ]
+
+
 def test_the_page_needs_no_network(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "alone", toy_cells([NEAR], {"rate": [0.25, 4.0]}))
     source = write_report(folder).read_text(encoding="utf-8")
@@ -120,6 +162,7 @@ def test_failures_are_counted_by_kind_with_the_command_that_repeats_one(
     assert f"2 diverged in toy; the first on near, seed 0: {first.id} loss is nan at step 50" in read.text
     assert f"modesweep run results/partly/sweep.yaml --cell {first.id} --executor inline" in read.text
     assert "the toy with seed 0 was told to raise" in read.text
+    assert "near diverge – – – 0 of 2" in read.text
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     there = f"modesweep run {tmp_path}/results/partly/sweep.yaml --results {tmp_path}/results --cell {first.id}"

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -217,6 +218,18 @@ def test_overridden_seeds() -> None:
     assert list(sweep({"axes": {"target": ["near"]}}, seeds=2).seeds) == [0, 1]
     assert list(sweep({"axes": {"target": ["near"]}}, seeds=[5, 3]).seeds) == [5, 3]
     assert "--seeds: expected at least 1 seed, got 0" in refusal(WHOLE, seeds=0)
+
+
+@pytest.mark.parametrize("seeds", [np.int64(3), np.arange(3), list(np.arange(3)), np.arange(3, dtype=np.uint8)])
+def test_seeds_may_be_numpys(seeds: Any) -> None:
+    found = sweep({"axes": {"target": ["near"]}}, seeds=seeds).seeds
+    assert list(found) == [0, 1, 2]
+    assert {type(seed) for seed in found} == {int}
+
+
+@pytest.mark.parametrize("seeds", [np.float64(3), np.array([0.0, 1.0]), np.bool_(True), np.array([]), [True], {0: 1}])
+def test_what_numpy_has_that_are_no_seeds(seeds: Any) -> None:
+    assert "--seeds: expected how many, such as 4" in refusal(WHOLE, seeds=seeds)
 
 
 # Writing it back.

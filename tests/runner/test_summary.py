@@ -11,7 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.comparison import compare
+from runner.comparison import compare, markdown
 from runner.record import schema
 from runner.summary import edge_warnings, pareto, summarise
 from tests.runner.fakes import TOY
@@ -147,6 +147,17 @@ def test_the_best_nuisance_value_is_what_brute_force_finds(data: st.DataObject) 
             assert own[best["rate"].iloc[0]] == own.min()
 
 
+def test_a_nuisance_value_whose_seeds_diverged_loses_to_one_with_more_that_are_ok() -> None:
+    frame = grid(rate=[0.1, 1.0, 10.0, 100.0], size=[2, 3], seed=[0, 1, 2])
+    frame["loss"] = -frame["rate"]
+    lost = (frame["size"] == 2) & (frame["rate"] >= 10.0) & (frame["seed"] > 0)
+    lost |= (frame["size"] == 3) & (frame["rate"] != 1.0)
+    lost |= (frame["size"] == 3) & (frame["seed"] == 2)
+    frame["status"] = np.where(lost, "diverged", "ok")
+    summary = summarise(cells_of(frame, nuisance=("rate",))).to_pandas()
+    assert summary[summary["nuisance_best"]][["size", "rate", "n_ok"]].to_numpy().tolist() == [[2, 1, 3], [3, 1, 2]]
+
+
 def test_without_nuisance_parameters_every_configuration_counts() -> None:
     assert summarise(cells_of(pd.DataFrame({"rate": [1.0, 2.0]})))["nuisance_best"].to_pylist() == [
         True,
@@ -229,7 +240,7 @@ def test_rows_beyond_the_limit_are_left_out_and_said() -> None:
     assert part.rows["coverage_half"].isna().all()
 
 
-def test_only_the_best_nuisance_value_and_cells_that_are_ok_are_compared() -> None:
+def test_only_the_best_nuisance_value_is_compared_and_numbers_are_of_cells_that_are_ok() -> None:
     frame = grid(rate=[0.5, 2.0], size=[2, 3], seed=[0, 1])
     frame["loss"] = frame["rate"]
     frame["status"] = np.where((frame["size"] == 3) & (frame["seed"] == 1), "diverged", "ok")
@@ -237,8 +248,25 @@ def test_only_the_best_nuisance_value_and_cells_that_are_ok_are_compared() -> No
     assert part.axes == ("target", "size")
     assert list(part.rows["n"]) == [2, 1]
     assert list(part.rows["loss"]) == [0.5, 0.5]
+    assert [row[-1] for row in part.texts()[1]] == ["2", "1 of 2"]
+
+
+def test_configurations_without_a_cell_that_is_ok_have_a_row_that_says_so() -> None:
+    frame = grid(target=["near", "far"], rate=[0.5, 8.0], seed=[0, 1])
+    frame["status"] = np.where(frame["rate"] == 8.0, "diverged", "ok")
+    (part,) = compared(frame)
+    heading, rows = part.texts()
+    assert heading == ("target", "rate", "coverage", "sharpness", "n")
+    assert rows == [
+        ("near", "0.5", "1.000", "1.000", "2"),
+        ("near", "8", "-", "-", "0 of 2"),
+        ("far", "0.5", "1.000", "1.000", "2"),
+        ("far", "8", "-", "-", "0 of 2"),
+    ]
+    assert "| near | 8 | - | - | 0 of 2 |" in markdown([part])
     frame["status"] = "failed"
-    assert compared(frame) == []
+    (part,) = compared(frame)
+    assert part.texts()[1] == [(target, rate, "-", "0 of 2") for target in ("near", "far") for rate in ("0.5", "8")]
 
 
 def test_the_best_of_the_sweep_is_what_brute_force_finds() -> None:

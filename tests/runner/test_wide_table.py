@@ -45,15 +45,17 @@ def test_no_number_is_cut_at_any_width(data: st.DataObject) -> None:
         ]
         for k in range(count)
     ]
-    width = data.draw(st.integers(72, 200))
+    width = data.draw(st.integers(30, 200))
     text = shown(WideTable("kl_fit", ["target", *names, *NUMBERS], rows, axes=1 + len(names)), width)
     assert "…" not in text
     lines = [line.split() for line in text.splitlines()]
     assert max(map(len, text.splitlines())) <= width
+    words = " ".join(text.split())
     for row in rows:
-        numbers = " ".join(row[1 + len(names) :]).split()
-        assert [line for line in lines if line[-len(numbers) :] == numbers], (row, text)
-    words = text.replace("\n", " ")
+        numbers = row[1 + len(names) :]
+        last = " ".join(numbers).split()
+        paragraph = ", ".join(map("{} {}".format, NUMBERS, numbers))
+        assert [line for line in lines if line[-len(last) :] == last] or paragraph in words, (row, text)
     for k, name in enumerate(names, start=1):
         for value in {row[k] for row in rows} - {"-"}:
             assert value in words, (name, text)
@@ -104,11 +106,12 @@ reverse_kl    0.500     1.000
 
 kl_fit, target far
 reverse_kl
-parameters coverage sharpness
-learning_r    0.125     1.000
-ate 0.02
-learning_r    0.250     0.990
-ate 0.1""",
+learning_rate 0.02
+  coverage 0.125,
+  sharpness 1.000
+learning_rate 0.1
+  coverage 0.250,
+  sharpness 0.990""",
         ),
     ],
 )
