@@ -98,7 +98,9 @@ def test_mixtures_in_one_dimension_are_judged_exactly(kind: str) -> None:
         for name, value in expected.items():
             assert metrics[name] == pytest.approx(value, abs=2e-7), name
         assert metrics["objective"] == metrics["forward_kl"]
-        assert (metrics["ess_forward"] == 0) == (kind == "both_student_t")  # p^2 / q of df 1.5 and 5 has no integral
+        # p^2 / q of df 1.5 and 5 has no integral, nor has that of Gaussians where Q's tail is too light.
+        narrow = kind == "gaussian" and 2 * fits[k].covariances.max() <= targets[k].covariances.max()
+        assert (metrics["ess_forward"] == 0) == (kind == "both_student_t" or narrow)
         for name in ("forward", "reverse"):
             parts = metrics[f"{name}_coverage_nats"] + metrics[f"{name}_shape_nats"]
             assert parts == pytest.approx(expected[f"{name}_kl"], abs=1e-6)
