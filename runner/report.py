@@ -206,12 +206,13 @@ def _answers(view: View) -> Iterator[str]:
 def _section(part: Comparison, fields: Mapping[str, Mapping[str, str]]) -> Section:
     from runner.comparison import counted
 
-    measures = (*(_heading(name, fields[name].get("unit", "")) for name in part.measures), "n")
+    # First, where a table that is wider than the page still shows it.
+    measures = ("n", *(_heading(name, fields[name].get("unit", "")) for name in part.measures))
     rows = []
     for row in part.rows.to_dict("records"):
         labels = tuple(_plain(row[name]) for name in part.axes)
         values = (_value(name, row[name], row[f"{name}_half"]) for name in part.measures)
-        rows.append((labels, (*values, Value(counted(row)))))
+        rows.append((labels, (Value(counted(row)), *values)))
     return Section(part.experiment, part.axes, measures, tuple(rows), part.notes)
 
 

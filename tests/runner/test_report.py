@@ -80,7 +80,7 @@ def test_the_page_has_the_question_the_numbers_and_the_figures(tmp_path: Path) -
     assert "12 cells 12 ok" in read.text
     # The toy's coverage is 1 / (1 + rate).
     assert "by rate, on average over 2 targets: 0.25 keeps coverage 0.80 at sharpness 0.20" in read.text
-    assert "near 0.25 0.800 ± 0.000 0.200 ± 0.000" in read.text
+    assert "near 0.25 3 0.800 ± 0.000 0.200 ± 0.000" in read.text
     assert "4 keeps coverage 0.20 at sharpness 0.80" in read.text
     assert "modesweep run toy.yaml" in read.text
     assert "2026-01-02 03:06 UTC, after 2 min 05 s" in read.text
@@ -162,7 +162,7 @@ def test_failures_are_counted_by_kind_with_the_command_that_repeats_one(
     assert f"2 diverged in toy; the first on near, seed 0: {first.id} loss is nan at step 50" in read.text
     assert f"modesweep run results/partly/sweep.yaml --cell {first.id} --executor inline" in read.text
     assert "the toy with seed 0 was told to raise" in read.text
-    assert "near diverge – – – 0 of 2" in read.text
+    assert "near diverge 0 of 2 – – –" in read.text
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     there = f"modesweep run {tmp_path}/results/partly/sweep.yaml --results {tmp_path}/results --cell {first.id}"
@@ -181,7 +181,7 @@ def test_one_cell_and_no_manifest(tmp_path: Path) -> None:
     folder = write_results(tmp_path / "one", toy_cells([NEAR], {"rate": [4.0]}, seeds=1), manifest=False)
     read = page(folder)
     assert "1 cell 1 ok" in read.text
-    assert "near 0.200 0.800" in read.text
+    assert "near 1 0.200 0.800" in read.text
     assert "±" not in read.text.replace("Means over seeds ±", "")
     assert "How it was made" not in read.text
 
