@@ -13,7 +13,7 @@ from experiments.checkpoint import Checkpoint
 from experiments.experiment import Cell, Checkpoints, Outcome
 from experiments.stacked_analytic import stack
 from experiments.targets import Points
-from experiments.vae.cost import BLOCK, TRAINED, judged_at_once, widths
+from experiments.vae.cost import BLOCK, judged_at_once, trained_at_once, widths
 from experiments.vae.data import Views, chunk_steps, fresh, noise, resampled, split
 from experiments.vae.data_term import DataTerm, LearnedNoise, data_term
 from experiments.vae.judge import Judgement, judge
@@ -24,9 +24,10 @@ from experiments.vae.train import Schedule, Trace, kl_weight_factor, train
 
 def run(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | None = None) -> list[Outcome]:
     """Train and evaluate cells of one batch key, in their order."""
+    size = trained_at_once(cells[0].params, cells[0].target, device)
     outcomes: list[Outcome] = []
-    for start in range(0, len(cells), TRAINED[device]):
-        outcomes += _run_stack(cells[start : start + TRAINED[device]], device, checkpoints)
+    for start in range(0, len(cells), size):
+        outcomes += _run_stack(cells[start : start + size], device, checkpoints)
     return outcomes
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from experiments.vae import Params
 
 BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once; more would not be faster
+TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once; more would not be faster, on a core where a step holds
+SLICE_BYTES = 10 << 20  # or less: beyond that, two cores' steps leave the cache that they share
 JUDGED_ON_GPU = 256  # cells at once, that hold at most
 JUDGED_BYTES = 3 << 30
 COLUMNS = {"cpu": 1536, "cuda": 6144}  # a decoder's inputs at a time: what stays in cache, or keeps a GPU busy
@@ -28,6 +29,13 @@ def widths(params: Params, dim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (dim, *up, 2 * params.latent_dim), (params.latent_dim, *down, dim)
 
 
+def trained_at_once(params: Params, target: Target, device: str) -> int:
+    """How many cells: a multiple of ``BLOCK``."""
+    if device == "cuda":
+        return TRAINED[device]
+    return max(BLOCK, min(TRAINED[device], SLICE_BYTES // _step_bytes(params, target) // BLOCK * BLOCK))
+
+
 def judged_at_once(params: Params, target: Target, device: str) -> int:
     """How many cells: a multiple of ``BLOCK``; a GPU launches the same for any number of them."""
     if device == "cpu":
@@ -39,20 +47,25 @@ def judged_at_once(params: Params, target: Target, device: str) -> int:
 def bytes_of_stack(params: Params, target: Target, cells: int, device: str) -> int:
     """What those take that train at once, padding too, or those that are judged at once where that is more."""
     padded = -(-cells // BLOCK) * BLOCK
-    trained = min(padded, TRAINED[device])
+    trained = min(padded, trained_at_once(params, target, device))
     judged = min(padded, judged_at_once(params, target, device))
     return max(trained * _training_bytes(params, target), judged * _judging_bytes(params, target, device))
 
 
-def _training_bytes(params: Params, target: Target) -> int:
-    """Of one cell: parameters, Adam's moments, every layer's output and gradient, and noise."""
-    item = 4 if params.dtype == "float32" else 8
+def _step_bytes(params: Params, target: Target) -> int:
+    """Of one cell: parameters, Adam's moments, every layer's output and gradient."""
     layers = widths(params, target.dim)
     parameters = sum(_parameters(w) for w in layers)
     activations = 2 * params.batch_size * sum(sum(w) for w in layers)
+    return (4 if params.dtype == "float32" else 8) * (9 * parameters + activations)
+
+
+def _training_bytes(params: Params, target: Target) -> int:
+    """Of one cell: a step's, noise, and points that are drawn once."""
+    item = 4 if params.dtype == "float32" else 8
     noise = 2 * max(NOISE_CHUNK, params.batch_size * max(params.latent_dim, target.dim)) * 4
     fixed = target.dim * (params.train_size or 0)
-    return 150_000 + item * (9 * parameters + activations + noise + 2 * fixed)
+    return 150_000 + _step_bytes(params, target) + item * (noise + 2 * fixed)
 
 
 def _judging_bytes(params: Params, target: Target, device: str) -> int:
