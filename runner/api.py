@@ -17,7 +17,7 @@ from experiments.targets import Mixture
 from runner import spec
 from runner.errors import NoResultsError, SweepError
 from runner.hints import shown
-from runner.options import Options, cut, plan_sweep
+from runner.options import Options, cut, plan_sweep, training_code
 from runner.planning import Plan, make_plan
 from runner.progress import Listener
 from runner.spec import Sweep
@@ -53,11 +53,9 @@ def plan(sweep: Sweep, options: Options | None = None) -> Plan:
 
 def begun(plan: Plan, options: Options) -> Mapping[str, Begun]:
     """The cells that are left to run and would go on from a checkpoint, by id."""
-    from runner.provenance import code_digest
     from runner.store.checkpoints import begun as kept
 
-    digest = code_digest(experiment.run_batch for experiment in CATALOGUE.experiments.values())
-    found = kept(options.results / plan.sweep.name, digest)
+    found = kept(options.results / plan.sweep.name, training_code(CATALOGUE))
     return {cell.id: found[cell.id] for cell in plan.todo if cell.id in found} if found else {}
 
 

@@ -331,10 +331,7 @@ def export(
             None if mlflow is None else mlflow.value,
             lambda n, m: line.update(f"exporting {n:,} of {m:,}"),
         )
-    others = f", and {report.others:,} of earlier plans" if report.others else ""
-    console.print(
-        f"{report.cells:,} cells are in MLflow{others}; {report.written:,} runs written now.", highlight=False
-    )
+    console.print(f"MLflow has {report.counted}; {report.written:,} runs written now.", highlight=False)
     for problem in report.problems:
         console.print(problem, style="yellow", highlight=False)
 

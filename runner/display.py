@@ -124,8 +124,7 @@ def report_view(
     elif not_ok:
         lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
     if report.tracking and not report.tracking.error:
-        earlier = f", and {report.tracking.others:,} of earlier plans" if report.tracking.others else ""
-        lines.append(Text(f"MLflow has {report.tracking.cells:,} cells{earlier}; browse them: modesweep ui{looking}"))
+        lines.append(Text(f"MLflow has {report.tracking.counted}; browse them: modesweep ui{looking}"))
     if counts.tabulated:
         lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
     return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)

@@ -22,11 +22,11 @@ from runner.executors import BatchResult, Executor, open_executor
 from runner.executors.background import in_background
 from runner.experiment import Catalogue
 from runner.lookup import comparisons
-from runner.options import Options, cut, plan_sweep
+from runner.options import Options, cut, plan_sweep, training_code
 from runner.planning import Plan
 from runner.profile import Profile
 from runner.progress import Listener, Silent, Tally
-from runner.provenance import Provenance, code_digest, code_version
+from runner.provenance import Provenance, code_version
 from runner.report import load_libraries, write_report
 from runner.spec import Sweep
 from runner.store.checkpoints import CheckpointFolder
@@ -125,8 +125,8 @@ def run(sweep: Sweep, catalogue: Catalogue, options: Options | None = None, list
     with hold(folder), _stoppable():
         if shard_paths(folder) != shards:  # another run has ended meanwhile
             plan = plan_sweep(sweep, catalogue, options)
-        digest = code_digest(experiment.run_batch for experiment in catalogue.experiments.values())
-        context = Context(sweep.name, code_version(), digest, options.profile, options.checkpoint_seconds)
+        code = training_code(catalogue)
+        context = Context(sweep.name, code_version(), code, options.profile, options.checkpoint_seconds)
         training = _InTraining(_left_behind(folder, plan, context, listener), Tally(len(plan.todo), work=0.0), listener)
         with _opened(catalogue, context, options, training) as executor, ExitStack() as beside:
             if plan.todo:

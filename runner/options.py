@@ -16,6 +16,7 @@ from runner.errors import SweepError
 from runner.executors.setup import refuse_client
 from runner.experiment import Catalogue
 from runner.planning import Plan, make_plan
+from runner.provenance import code_digest
 from runner.spec import Sweep, whole
 from runner.tracking.location import locate
 
@@ -78,6 +79,11 @@ class Options:
             if (number := whole(given)) is None or number < 1:
                 raise SweepError(f"{name}: expected a whole number of at least 1, got {given!r}")
             object.__setattr__(self, name, number)
+
+
+def training_code(catalogue: Catalogue) -> str:
+    """A digest of the code that trains, of which checkpoints are."""
+    return code_digest(experiment.run_batch for experiment in catalogue.experiments.values())
 
 
 def plan_sweep(sweep: Sweep, catalogue: Catalogue, options: Options) -> Plan:

@@ -78,7 +78,7 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     df = q.each[0].df  # of the family, and so of all
     evaluations = evaluate(targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device))
     return (
-        _with_tails(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
+        _with_known_ess(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
         if df is None
         else evaluations
     ), samples
@@ -120,10 +120,10 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
     normal = randomness.normal((1, KEPT_SAMPLES), _generators(cells, device), torch.float64)
     samples = q.sample(normal.cpu().numpy()).transpose(0, 2, 1)
     evaluations = evaluate(targets, of_p, of_q, level_p=level, level_q=level_q, alpha=_alpha(cells, device))
-    return _with_tails(cells, evaluations, q.tril[:, 0, 0] ** 2), samples
+    return _with_known_ess(cells, evaluations, q.tril[:, 0, 0] ** 2), samples
 
 
-def _with_tails(cells: Sequence[Cell], evaluations: Sequence[Evaluation], variance: np.ndarray) -> list[Evaluation]:
+def _with_known_ess(cells: Sequence[Cell], evaluations: Sequence[Evaluation], variance: np.ndarray) -> list[Evaluation]:
     """``ess_forward`` on a line, of Gaussian Q's of largest variance ``(K,)``: 0 where p^2 / q has no integral.
 
     Panels end somewhere, and would not tell.

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from experiments.vae import Params
 
 BLOCK = 16  # stacks are multiples of this: vectorised loops then leave no remainder, whose last bits would differ
-TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once; more would not be faster, on a core where a step holds
-SLICE_BYTES = 10 << 20  # or less: beyond that, two cores' steps leave the cache that they share
+TRAINED = {"cpu": 64, "cuda": 1024}  # cells at once, at most: more would not be faster
+SLICE_BYTES = 10 << 20  # of a step on a core: beyond that, two cores' steps leave the cache that they share
 JUDGED_ON_GPU = 256  # cells at once, that hold at most
 JUDGED_BYTES = 3 << 30
 COLUMNS = {"cpu": 1536, "cuda": 6144}  # a decoder's inputs at a time: what stays in cache, or keeps a GPU busy

@@ -78,6 +78,11 @@ class ExportReport:
     error: str | None = None
     others: int = 0
 
+    @property
+    def counted(self) -> str:
+        """How many cells the store has, in words."""
+        return f"{self.cells:,} cells" + (f", and {self.others:,} of earlier plans" if self.others else "")
+
 
 def choose_mode(asked: Literal["cells", "groups", "off"] | None, cells: int) -> tuple[Mode | None, str | None]:
     """The mode for a sweep of so many cells, None for off, and a notice if a user would not expect it."""
