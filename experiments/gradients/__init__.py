@@ -166,7 +166,7 @@ def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | Non
 
 GRADIENTS = Experiment(
     name="gradients",
-    version=1,
+    version=2,
     params=Params,
     metrics=METRICS,
     objective="mean_squared_error",
