@@ -128,9 +128,9 @@ def _steps_lasted(model: Stack, trace: Trace) -> Tensor:
 
 
 def _evaluable(network: Sequence[Layer], part: slice, alive: Tensor) -> list[Layer]:
-    """Some cells' layers in float64; a diverged cell's are 0, evaluated with the others and dropped."""
+    """Some cells' layers; a diverged cell's are 0, evaluated with the others and dropped."""
     keep = alive.view(-1, 1, 1)
-    parts = [(layer.weight[part].double(), layer.bias[part].double()) for layer in network]
+    parts = [(layer.weight[part], layer.bias[part]) for layer in network]
     return [Layer(torch.where(keep, weight, 0.0), torch.where(keep, bias, 0.0)) for weight, bias in parts]
 
 

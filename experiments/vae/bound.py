@@ -14,7 +14,7 @@ from torch import Tensor
 from experiments.randomness import normal
 from experiments.vae.data import Views
 from experiments.vae.likelihood import Gaussian, Likelihood, theta
-from experiments.vae.network import Layer, forward
+from experiments.vae.network import Layer, output
 
 POSTERIOR_DRAWS = 8  # of each test point
 ACTIVE = 0.01  # Burda et al. 2016, https://arxiv.org/abs/1509.00519
@@ -30,7 +30,7 @@ class Posterior:
     @classmethod
     def of(cls, encoder: Sequence[Layer], x: Tensor) -> Posterior:
         """At ``x (K, D, N)``."""
-        mean, log_var = forward(encoder, x)[-1].chunk(2, dim=1)
+        mean, log_var = output(encoder, x).chunk(2, dim=1)
         return cls(mean, (0.5 * log_var).exp())
 
     @property
@@ -115,7 +115,7 @@ def _reconstruction(
     square, distortion = torch.zeros_like(x), torch.zeros_like(x[:, 0])
     for _ in range(POSTERIOR_DRAWS):
         z = posterior.mean + posterior.std * normal(posterior.mean.shape[1:], generators, x.dtype)
-        decoded = forward(decoder, z)[-1]
+        decoded = output(decoder, z)
         square += (likelihood.mean(decoded) - x).square()
         distortion -= likelihood.log_prob(decoded, x)
     return square / POSTERIOR_DRAWS, distortion / POSTERIOR_DRAWS

@@ -69,7 +69,10 @@ def _training_bytes(params: Params, target: Target) -> int:
 
 
 def _judging_bytes(params: Params, target: Target, device: str) -> int:
-    """Of one cell, in float64: what its decoder makes of draws, its slopes at posteriors' modes, and P's densities."""
+    """Of one cell: what its decoder makes of draws, its slopes at posteriors' modes, and P's densities.
+
+    As if all were float64; networks are in the cell's ``dtype``.
+    """
     _, down = widths(params, target.dim)
     latent, columns = params.latent_dim, COLUMNS[device]
     of_draws = columns * (sum(down[1:]) + 3 * MODES * latent + 6 * target.dim)

@@ -27,7 +27,7 @@ from torch import Tensor
 from experiments.randomness import normal
 from experiments.vae.cost import COLUMNS, MODES
 from experiments.vae.likelihood import Likelihood
-from experiments.vae.network import Layer, forward, jacobian, padded_columns
+from experiments.vae.network import Layer, forward, jacobian, output, padded_columns
 
 EACH = 8  # draws of each of the Laplace approximations, of which each posterior has MODES
 ENCODER, PRIOR = 8, 8  # draws
@@ -57,7 +57,7 @@ def log_evidence(
     It is low by half the weights' squared variation over M.
     """
     bank = normal((guess.start.shape[1], BANK), generators, x.dtype)
-    images = forward(decoder, bank)[-1]
+    images = output(decoder, bank)
     size = padded_columns(COLUMNS[x.device.type] // DRAWS)
     blocks = zip(*(part.split(size, dim=-1) for part in (x, guess.start, guess.mean, guess.std)), strict=True)
     estimates = []
@@ -101,7 +101,7 @@ def _estimate(
         ),
         dim=2,
     )
-    decoded = forward(decoder, z.transpose(1, 2).reshape(stack, latent, count * DRAWS))[-1]
+    decoded = output(decoder, z.transpose(1, 2).reshape(stack, latent, count * DRAWS))
     log_likelihood = likelihood.log_prob(decoded.view(stack, -1, count, DRAWS), x.unsqueeze(-1))
     return torch.logsumexp(log_likelihood + log_prior - log_proposal, dim=-1) - math.log(DRAWS)
 
@@ -123,7 +123,7 @@ def _starts(
     index = index + torch.arange(MODES, device=x.device) * (BANK // MODES)
     chosen = bank.gather(2, index.flatten(1).unsqueeze(1).expand(-1, bank.shape[1], -1))
     chosen = chosen.unflatten(2, (-1, MODES))
-    own = _log_joint(likelihood, forward(decoder, start)[-1], x, start) - likelihood.carrier(x)
+    own = _log_joint(likelihood, output(decoder, start), x, start) - likelihood.carrier(x)
     chosen[..., 0] = torch.where((own >= best[..., 0]).unsqueeze(1), start, chosen[..., 0])
     return chosen
 
@@ -135,20 +135,23 @@ def _laplace(decoder: Sequence[Layer], likelihood: Likelihood, x: Tensor, starts
     """
     z = starts.flatten(2)
     x = x.repeat_interleave(starts.shape[3], dim=2)
-    outputs = forward(decoder, z)
-    joint = _log_joint(likelihood, outputs[-1], x, z)
+    dtype = decoder[0].weight.dtype
+    outputs = forward(decoder, z.to(dtype))
+    decoded = outputs[-1].to(z.dtype)
+    joint = _log_joint(likelihood, decoded, x, z)
     for _ in range(NEWTON_STEPS):
-        slope = jacobian(decoder, outputs)
-        uphill = slope.mT @ likelihood.score(outputs[-1], x).mT.unsqueeze(-1) - z.mT.unsqueeze(-1)
-        factor = _precision_factor(likelihood, slope, outputs[-1])
+        slope = jacobian(decoder, outputs).to(z.dtype)
+        uphill = slope.mT @ likelihood.score(decoded, x).mT.unsqueeze(-1) - z.mT.unsqueeze(-1)
+        factor = _precision_factor(likelihood, slope, decoded)
         trial = z + torch.cholesky_solve(uphill, factor).squeeze(-1).mT
-        trial_outputs = forward(decoder, trial)
-        trial_joint = _log_joint(likelihood, trial_outputs[-1], x, trial)
+        trial_outputs = forward(decoder, trial.to(dtype))
+        trial_joint = _log_joint(likelihood, trial_outputs[-1].to(z.dtype), x, trial)
         uphill_there = (trial_joint > joint).unsqueeze(1)
         z = torch.where(uphill_there, trial, z)
         outputs = [torch.where(uphill_there, *both) for both in zip(trial_outputs, outputs, strict=True)]
+        decoded = outputs[-1].to(z.dtype)
         joint = torch.maximum(trial_joint, joint)
-    factor = _precision_factor(likelihood, jacobian(decoder, outputs), outputs[-1])
+    factor = _precision_factor(likelihood, jacobian(decoder, outputs).to(z.dtype), decoded)
     return z.mT.unsqueeze(-1).unflatten(1, (-1, MODES)), factor.unflatten(1, (-1, MODES))
 
 

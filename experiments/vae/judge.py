@@ -1,4 +1,7 @@
-"""Trained VAEs against their targets: float64, block by block, reported in the data's own units."""
+"""Trained VAEs against their targets, block by block, reported in the data's own units.
+
+Networks compute in the precision that they were trained in, as whoever uses one will; all else is float64.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from experiments.vae.cost import DRAWS
 from experiments.vae.data import Views, split
 from experiments.vae.evidence import Guess, log_evidence
 from experiments.vae.likelihood import Bernoulli, Likelihood, binarised
-from experiments.vae.network import Layer, forward, padded_columns
+from experiments.vae.network import Layer, output, padded_columns
 
 FEWEST_SAMPLES, KEPT_SAMPLES, KEPT_NUMBERS = 30, 300, 30_000  # of each cell; large images leave fewer
 WITHOUT_DENSITY = frozenset(  # metrics that draws of Q suffice for
@@ -46,17 +49,17 @@ class Judgement:
 
 
 def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer], likelihood: Likelihood) -> list[Judgement]:
-    """Of a block of cells, whose number is a multiple of 16; the layers are float64."""
-    like = decoder[0].weight
-    generators = views.generators("evaluation", like.device)
-    known, count = _test_points(views, generators, like)
+    """Of a block of cells, whose number is a multiple of 16."""
+    device = str(decoder[0].weight.device)
+    generators = views.generators("evaluation", device)
+    known, count = _test_points(views, generators, device)
     x = binarised(known, generators) if isinstance(likelihood, Bernoulli) else known
     posterior = Posterior.of(encoder, x)
     log_q = log_evidence(decoder, likelihood, x, Guess(posterior.mean, posterior.mean, posterior.std), generators)
     bounds = bound_metrics(views, decoder, likelihood, x, posterior, -log_q, count, generators)
 
-    z = normal((posterior.mean.shape[1], DRAWS), generators, like.dtype)
-    decoded = forward(decoder, z)[-1]
+    z = normal((posterior.mean.shape[1], DRAWS), generators, torch.float64)
+    decoded = output(decoder, z)
     noisy = views.cells[0].params.sample == "noisy"
     generated = likelihood.sample(decoded, generators) if noisy else likelihood.mean(decoded)
     evaluations: Sequence[Evaluation | None] = [None] * len(views.cells)
@@ -74,14 +77,14 @@ def judge(views: Views, encoder: Sequence[Layer], decoder: Sequence[Layer], like
     ]
 
 
-def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tensor) -> tuple[Tensor, int]:
+def _test_points(views: Views, generators: Sequence[torch.Generator], device: str) -> tuple[Tensor, int]:
     """``(K, D, N)``: new draws of a mixture; of a file the points held out, if any, at most ``DRAWS``.
 
     The last is repeated up to a multiple of 16; the second value is how many there are without.
     """
     first = views.targets[0]
     if not isinstance(first, Points):
-        return stack(views.targets, like.dtype, str(like.device)).draw(DRAWS, generators), DRAWS
+        return stack(views.targets, torch.float64, device).draw(DRAWS, generators), DRAWS
     rows = [
         split(target, cell.params.train_size, cell.seed)[1][:DRAWS].T
         for cell, target in zip(views.cells, views.targets, strict=True)
@@ -89,7 +92,7 @@ def _test_points(views: Views, generators: Sequence[torch.Generator], like: Tens
     found = np.stack(rows)
     count = found.shape[-1]
     padded = np.pad(found, ((0, 0), (0, 0), (0, padded_columns(count) - count)), mode="edge")
-    return torch.as_tensor(padded, dtype=like.dtype, device=like.device), count
+    return torch.as_tensor(padded, dtype=torch.float64, device=device), count
 
 
 def _evaluate(views: Views, p: Measure, q: Measure) -> list[Evaluation]:

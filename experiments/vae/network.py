@@ -130,6 +130,11 @@ def forward(network: Sequence[Layer], x: Tensor, out: Sequence[Tensor] | None = 
     return outputs
 
 
+def output(network: Sequence[Layer], x: Tensor) -> Tensor:
+    """The last layer's output, ``(K, out, N)``: computed in the network's precision, given in that of ``x``."""
+    return forward(network, x.to(network[0].weight.dtype))[-1].to(x.dtype)
+
+
 def backward(
     network: Sequence[Layer],
     x: Tensor,
@@ -158,10 +163,23 @@ def backward(
 
 
 def jacobian(network: Sequence[Layer], outputs: Sequence[Tensor]) -> Tensor:
-    """d output / d input at the points that gave ``outputs``, exact: ``(K, N, out, in)``."""
-    stack, inputs = len(outputs[0]), network[0].weight.shape[2]
-    tangent = network[0].weight.unsqueeze(-1).expand(-1, -1, -1, outputs[0].shape[2])
-    for layer, hidden in zip(network[1:], outputs[:-1], strict=True):
-        gated = tangent * (hidden > 0).to(hidden.dtype).unsqueeze(2)
-        tangent = torch.bmm(layer.weight, gated.view(stack, gated.shape[1], -1)).unflatten(2, (inputs, -1))
-    return tangent.permute(0, 3, 1, 2)
+    """d output / d input at the points that gave ``outputs``, exact: ``(K, N, out, in)``.
+
+    One product for each input and layer, from the first layer up, or for each output from the last one down,
+    whichever are fewer.
+    """
+    weights = [layer.weight for layer in network]
+    gates = [(hidden > 0).to(hidden.dtype) for hidden in outputs[:-1]]
+    if outputs[-1].shape[1] >= weights[0].shape[2]:
+        return _products(weights, gates, outputs[-1].shape[2]).permute(0, 3, 1, 2)
+    down = _products([weight.mT for weight in reversed(weights)], gates[::-1], outputs[-1].shape[2])
+    return down.permute(0, 3, 2, 1)
+
+
+def _products(weights: Sequence[Tensor], gates: Sequence[Tensor], points: int) -> Tensor:
+    """``(K, last, first, N)``: the weights' product, each row of all but the last one gated, ``(K, width, N)``."""
+    found = weights[0].unsqueeze(-1).expand(-1, -1, -1, points)
+    for weight, gate in zip(weights[1:], gates, strict=True):
+        gated = found * gate.unsqueeze(2)
+        found = torch.bmm(weight, gated.flatten(2)).unflatten(2, gated.shape[2:])
+    return found

@@ -91,6 +91,25 @@ def test_bent_decoders_are_scored_as_by_quadrature(widths: tuple[int, ...], coun
         assert error.square().mean().sqrt() < 0.3
 
 
+def test_decoders_in_single_precision_are_scored_as_in_double() -> None:
+    double = [
+        Layer(layer.weight.float().double(), layer.bias.float().double()) for layer in _decoder((2, 64, 64, 2), 1.3)
+    ]
+    single = [Layer(layer.weight.float(), layer.bias.float()) for layer in double]
+    noise_std = torch.tensor([0.01, 0.1], dtype=F64)
+    x, z = _generate(double, Gaussian(noise_std), 512)
+    guess = Guess(z, z + 0.01, torch.full_like(z, 0.05))
+    found = [
+        log_evidence(decoder, Gaussian(noise_std), x, guess, generators([0, 1], "evaluation"))
+        for decoder in (single, double)
+    ]
+    # Outputs are rounded at 1e-7; residuals are a few widths of the noise.
+    error = (found[0] - found[1]).abs()
+    assert found[0].dtype == F64
+    assert (error.quantile(0.9, dim=1) < 3e-7 * 10 / noise_std).all()
+    assert (error.mean(dim=1) < 1e-3).all()
+
+
 @pytest.mark.parametrize("gain", [1.0, 3.0])
 @pytest.mark.parametrize(("widths", "count"), [((1, 12, 20), 60), ((2, 16, 6), 40), ((2, 12), 40)])
 def test_pixels_are_scored_as_by_quadrature(widths: tuple[int, ...], count: int, gain: float) -> None:

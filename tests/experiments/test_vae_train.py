@@ -159,11 +159,12 @@ def test_initial_weights_are_those_of_torch_linear() -> None:
     assert not torch.equal(model.encoder[0].weight[0], model.encoder[0].weight[1])
 
 
-def test_the_jacobian_is_that_of_autograd() -> None:
-    decoder = _stack(Widths((2, 2), (3, 8, 7, 5)), 2).decoder
-    z = torch.randn(2, 3, 6, dtype=F64)
+@pytest.mark.parametrize("widths", [(3, 8, 7, 5), (5, 8, 7, 3), (4, 6, 4), (2, 3), (3, 2)])
+def test_the_jacobian_is_that_of_autograd(widths: tuple[int, ...]) -> None:
+    decoder = _stack(Widths((2, 2), widths), 2).decoder
+    z = torch.randn(2, widths[0], 6, dtype=F64)
     slope = jacobian(decoder, forward(decoder, z))
-    assert slope.shape == (2, 6, 5, 3)
+    assert slope.shape == (2, 6, widths[-1], widths[0])
     for k in range(2):
         module = _module(decoder, k)
         for n in range(6):
