@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from experiments.adam import Adam, Move
+from experiments.adam import Adam, FusedAdam, Move
 from experiments.checkpoint import NOWHERE, Checkpoint, State, numbered
 from experiments.replay import replayed
 from experiments.vae.data_term import DataTerm
@@ -109,7 +109,9 @@ def train(
     """
     flat, stack = model.flat, len(schedule.kl_weight)
     gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
-    optimiser = Adam([flat], _per_parameter(schedule.learning_rate, widths, flat))
+    rates = _per_parameter(schedule.learning_rate, widths, flat)
+    # The kernel would have a replayed step's rate on the host.
+    optimiser = FusedAdam(flat, rates) if flat.device.type == "cpu" else Adam([flat], rates)
     of_term = Adam(term.parameters, schedule.learning_rate, betas=BETAS_OF_TERM)
     buffers = _Buffers.allocate(widths, stack, padded_columns(batch_size), flat)
     trace = Trace.zeros(steps, stack, widths.latent, flat)
@@ -171,11 +173,11 @@ def _kl_weights(schedule: Schedule, steps: int) -> Iterator[Tensor]:
 
 
 def _per_parameter(values: Tensor, widths: Widths, like: Tensor) -> Tensor:
-    """One value for each cell -> one for each element of the flat parameter tensor."""
+    """One value for each cell -> one for each element of the flat parameter tensor; 1 where that is padding."""
     spread = Stack.zeros(len(values), widths, like.dtype, like.device)
-    for layer in spread.every_layer:
-        layer.weight.add_(values.view(-1, 1, 1))
-        layer.bias.add_(values.view(-1, 1, 1))
+    spread.flat.fill_(1.0)
+    for parameter in spread.parameters:
+        parameter.copy_(values.view(-1, 1, 1).expand_as(parameter))
     return spread.flat
 
 
