@@ -23,7 +23,7 @@ STACK = 512  # beyond it the cost per cell no longer falls; an experiment cuts i
 LONGEST = 60.0  # seconds: what a kill may lose of each worker's time, how long a display stands still
 IDLE = 0.10  # the share of the workers' time that waiting for the last batch may cost
 # Estimates are rough: with some batches for each worker, who is early takes more of them.
-EACH = 4  # batches of a worker, unless they would be shorter than
+EACH = 6  # batches of a worker, unless they would be shorter than
 WORTH_CUTTING = 4.0  # seconds
 
 
