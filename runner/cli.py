@@ -339,11 +339,14 @@ def export(
 def main() -> None:
     """Run the command line; errors become one screen of text and an exit code."""
     collector.relax()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # as it is where the shell has closed it
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is for as long as the process
     try:
         try:
             app()
         finally:
-            _flush()  # what cannot be written is to be known here, and not when Python has ended
+            sys.stdout.flush()  # what cannot be written is to be known here, and not when Python has ended
     except SweepError as error:
         _fail(str(error), BAD_INPUT)
     except NoResultsError as error:
@@ -357,11 +360,6 @@ def main() -> None:
         if error.errno != errno.EPIPE:  # which `| head` causes when it has read enough
             _fail(f"cannot write to standard output: {error.strerror}", NOT_OK)
         sys.exit(NOT_OK)
-
-
-def _flush() -> None:
-    if sys.stdout is not None:  # as it is where the shell has closed it
-        sys.stdout.flush()
 
 
 def _fail(said: str, code: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ class Difference:
     """One experiment in both sweeps.
 
     Args:
-        settings: sentences on parameters that have one value in each sweep, and not the same one.
+        settings: sentences on parameters that have one value in each sweep, and not the same one, and on targets
+            that share no more than a name.
         axes: the parameters that a row is told by; a row is there if both sweeps have cells of it.
         measures: columns of the mean of B - A over seeds; ``<measure>_half`` is half its 95 % interval.
         rows: those columns, ``n``, the number of seeds that both have and that are ok in both, and ``records``, that
@@ -51,16 +53,29 @@ class Difference:
         return heading, rows
 
 
-def differences(a: pa.Table, b: pa.Table) -> list[Difference]:
+def differences(a: pa.Table, b: pa.Table, renamed: Collection[str] = ()) -> list[Difference]:
     """``B - A``, paired by seed, for each experiment that both tables of cells have.
 
     Cells of one seed share their noise, so a paired difference is far sharper than that of two means.
+
+    Args:
+        renamed: targets that are others in B than in A, under the same name.
     """
     both = [name for name in a["experiment"].unique().to_pylist() if name in b["experiment"].unique().to_pylist()]
-    return [_difference(name, a, b) for name in both]
+    return [_difference(name, a, b, renamed) for name in both]
 
 
-def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
+def unlike_targets(a: pa.Table, b: pa.Table) -> list[str]:
+    """Names that stand for different targets in two tables of targets' draws, which are a function of the target."""
+    draws = [dict(list(table.to_pandas().groupby("target", sort=False))) for table in (a, b)]
+    points = [
+        {name: rows.drop(columns=["target", "draw"]).dropna(axis=1, how="all").to_numpy() for name, rows in own.items()}
+        for own in draws
+    ]
+    return [name for name in points[0] if name in points[1] and not np.array_equal(points[0][name], points[1][name])]
+
+
+def _difference(experiment: str, a: pa.Table, b: pa.Table, renamed: Collection[str]) -> Difference:
     own = [_cells(table, experiment) for table in (a, b)]
     names = [name for name in parameters(a) if name in parameters(b)]
     values = {name: [_values(frame[name]) for frame in own] for name in names}
@@ -76,7 +91,10 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table) -> Difference:
     paired = paired.loc[first.index.intersection(second.index, sort=False)].reset_index()
     return Difference(
         experiment,
-        tuple(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
+        (
+            *(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
+            *(f"target {name}: one in A, another in B" for name in renamed if all(name in set(f.target) for f in own)),
+        ),
         tuple(axes),
         tuple(measures),
         _rows(paired, axes, measures),

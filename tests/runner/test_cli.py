@@ -268,6 +268,14 @@ def test_a_reader_that_has_enough_ends_a_command_quietly() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+def test_where_a_stream_is_closed_the_command_runs_all_the_same() -> None:
+    command = f"{shlex.quote(sys.executable)} -m runner.cli list targets"
+    for closed, code in ((">&-", 0), ("--no-such-option 2>&-", 2)):
+        told = ["bash", "-c", f"{command} {closed}"]
+        done = subprocess.run(told, capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 def test_what_is_not_there_is_said(say) -> None:
     verbs = ("summary", "status", "report", "export")
     for command in (*([verb, "mine"] for verb in verbs), ["compare", "mine", "smoke"], ["show", "abc"]):

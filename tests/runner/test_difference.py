@@ -81,6 +81,29 @@ def test_pairs_of_which_one_is_not_ok_are_counted_and_no_more(results: Path) -> 
     assert differences(b, b)[0].identical == (5, 5)
 
 
+PAIR = """
+name: {name}
+targets:
+  pair: {{weights: [0.5, 0.5], means: [[-{half}], [{half}]], covariances: [[[1.0]], [[1.0]]]}}
+grids:
+  - experiment: kl_fit
+    fixed: {{target: pair, divergence: forward_kl, steps: 20, samples: 32}}
+  - experiment: kl_fit
+    fixed: {{target: bimodal, divergence: forward_kl, steps: 20, samples: 32}}
+seeds: 2
+"""
+
+
+def test_that_a_name_stands_for_two_targets_is_said(tmp_path: Path) -> None:
+    options = runner.Options(results=tmp_path, executor="inline", mlflow="off")
+    for name, half in (("near", 2.0), ("far", 3.0), ("near2", 2.0)):
+        runner.run(runner.load_sweep(PAIR.format(name=name, half=half)), options)
+    (part,) = lookup.compare_sweeps("near", "far", tmp_path)
+    assert part.settings == ("target pair: one in A, another in B",)
+    (part,) = lookup.compare_sweeps("near", "near2", tmp_path)
+    assert part.settings == ()
+
+
 def test_nothing_in_common_is_said(results: Path) -> None:
     with pytest.raises(StoreError, match="absent"):
         lookup.compare_sweeps("short", "absent", results)
