@@ -316,6 +316,21 @@ def test_a_page_prints_what_its_picture_shows(name: str) -> None:
         assert [cell.strip() for cell in cells] == metrics.quoted(table, target, column)
 
 
+def test_the_table_of_known_fits_is_the_study_s() -> None:
+    table = pd.read_csv(RESULTS / "ladder.csv", index_col="fit")
+    rows = [line.split("|")[1:-1] for line in (DOCS / "metrics" / "README.md").read_text().splitlines()]
+    printed = {row[0].strip(): [cell.strip(" *") for cell in row[1:]] for row in rows if len(row) == 8}
+    assert printed.pop("metric")[:-1] == list(table.index)[:-1]  # the last one's name is longer there
+    known = {name: cells for name, cells in printed.items() if name in table}
+    assert len(known) == len(table.columns)
+    for name, cells in known.items():
+        numbers = [float(cell) if cell else math.nan for cell in cells]
+        digits = [len(cell.partition(".")[2]) for cell in cells]
+        assert numbers == pytest.approx(
+            [round(x, n) for x, n in zip(table[name], digits, strict=True)], abs=1.1e-3, nan_ok=True
+        )
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_numbers_of_a_page_are_in_its_tables(page: Path) -> None:
     """Every decimal number in the text is, to its last digit, in a table that the page is about."""
