@@ -11,7 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 ENTROPY_DRAWS = 100_000
-LINE = 20_001  # nodes, across a mixture in one dimension
+# Quadrature on a line: between so many widths of each component, which shows a needle beside or within a wide one.
+BORDERS = np.array([-12.0, -8.0, -6.0, -4.5, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 12.0])
+NODES = 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +88,12 @@ class Mixture:
             log_det = np.linalg.slogdet(2 * math.pi * math.e * self.covariances[0])[1]
             return float(log_det) / 2, 0.0
         if self.df is None and self.dim == 1:
-            reach = 12 * math.sqrt(self.covariances.max())
-            x = np.linspace(self.means.min() - reach, self.means.max() + reach, LINE)
-            log_p = self.log_prob(x[:, None])
-            return float(-np.exp(log_p) @ log_p * (x[1] - x[0])), 0.0
+            borders = np.unique(self.means + np.sqrt(self.covariances[:, 0]) * BORDERS)
+            node, weight = np.polynomial.legendre.leggauss(NODES)
+            half = 0.5 * np.diff(borders)[:, None]
+            x = borders[:-1, None] + half * (1 + node)
+            log_p = self.log_prob(x.reshape(-1, 1)).reshape(x.shape)
+            return float(-(half * weight * np.exp(log_p) * log_p).sum()), 0.0
         log_p = self.log_prob(self.draws(ENTROPY_DRAWS))
         return float(-log_p.mean()), float(log_p.std() / math.sqrt(len(log_p)))
 

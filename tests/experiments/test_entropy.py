@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,23 @@ def test_entropies_on_a_line_are_quadratures(seed: int) -> None:
 
     known = integrate.quad(integrand, low, high, limit=500, points=sorted(target.means[:, 0]))[0]
     assert target.entropy == (pytest.approx(known, abs=1e-8), 0.0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_entropies_with_needles_are_quadratures(seed: int) -> None:
+    """Widths four powers of ten apart, within each other and beside; scipy is led to each component."""
+    rng = np.random.default_rng(seed)
+    modes = 2 + seed
+    means, sd = rng.normal(scale=3, size=modes), 10.0 ** rng.uniform(-3, 1, modes)
+    target = Mixture("needles", rng.dirichlet(np.ones(modes)), means[:, None], (sd**2)[:, None, None])
+
+    def integrand(x: float) -> float:
+        log_p = log_prob(target, np.array([[x]]))[0]
+        return -math.exp(log_p) * log_p
+
+    borders = np.unique((means + np.linspace(-14, 14, 29)[:, None] * sd).ravel())
+    known = sum(integrate.quad(integrand, *span, epsabs=1e-12)[0] for span in pairwise(borders))
+    assert target.entropy == (pytest.approx(known, abs=1e-10), 0.0)
 
 
 @pytest.mark.parametrize("dim", [1, 3, 20])
