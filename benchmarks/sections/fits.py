@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.commands import MODESWEEP, each, measured, modesweep, phases
 from benchmarks.figures import Figure, at_least
-from runner.executors.setup import HEAP
+from runner.executors import heap
 
 SWEEP = """
 name: fits
@@ -68,7 +68,7 @@ def _beside_arithmetic(folder: Path, fits: int) -> list[Figure]:
     usage = modesweep("run", path.name, folder=folder)
     cores = len(os.sched_getaffinity(0))
     bare, alone = (
-        float(measured([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], env=HEAP).output)
+        float(measured([MODESWEEP[0], "-m", "benchmarks.bare", str(path), str(count)], env=heap.ENVIRONMENT).output)
         for count in (cores, 1)
     )
     where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in phases(folder, f"fits{fits}").items())

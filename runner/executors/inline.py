@@ -11,7 +11,7 @@ from typing import Self
 from runner import worker
 from runner.batch import Batch
 from runner.checkpoint import Keeper, KeepsNothing
-from runner.executors import BatchResult
+from runner.executors import BatchResult, heap
 from runner.experiment import Experiment
 from runner.worker import Context
 
@@ -39,6 +39,7 @@ class InlineExecutor:
 
     def run(self, batches: Sequence[Batch]) -> Generator[BatchResult, None, None]:
         """Run the batches in order; each result is yielded before the next batch begins."""
+        heap.keep()
         keeper = self.checkpoints or KeepsNothing()
         for batch in batches:
             started = time.perf_counter()

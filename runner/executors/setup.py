@@ -14,6 +14,7 @@ from pathlib import Path
 from runner import cgroup
 from runner.batch import Batch
 from runner.errors import ExecutorError, SweepError
+from runner.executors import heap
 from runner.experiment import Experiment
 
 LONGEST_TEMPORARY_FOLDER = 40
@@ -38,14 +39,6 @@ ENVIRONMENT = {
     # The state file is for Tuner.restore, which a sweep does not need: it resumes from its records.
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
-# Tune runs each trial in a thread of its own, and glibc gives threads heaps of their own, up to eight for each core,
-# which keep what a trial has freed: after eighty batches a worker held 3 GB. Here all threads share one, so a worker
-# holds 1 GB after any number; and it hands memory back seldom, since pages that are fetched again cost 2 % of the time.
-HEAP = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # bytes, the most that glibc takes
-    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
-}
 
 
 def set_environment(private: bool) -> None:
@@ -53,7 +46,7 @@ def set_environment(private: bool) -> None:
 
     A private Ray gets a token of its own, so that none is written to the home folder, which need not exist.
     """
-    for name, value in (ENVIRONMENT | HEAP).items():
+    for name, value in (ENVIRONMENT | heap.ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     # Ray's sockets lie 60 characters below its temporary folder, and a socket's path holds 107 at most.
     if len(tempfile.gettempdir()) > LONGEST_TEMPORARY_FOLDER and os.access("/tmp", os.W_OK):

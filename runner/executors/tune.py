@@ -37,7 +37,7 @@ from runner import collector, worker
 from runner.batch import Batch
 from runner.checkpoint import Keeper, KeepsNothing
 from runner.errors import ExecutorError
-from runner.executors import BatchResult, haste, setup
+from runner.executors import BatchResult, haste, heap, setup
 from runner.executors.background import in_background, take_back_sigterm
 from runner.executors.exchange import Delivery, Exchange, Progress
 from runner.executors.work import Work, results, to_stream
@@ -312,7 +312,7 @@ def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:
     if address:
         setup.check_address(address)
         one_thread = dict.fromkeys(worker.THREAD_VARIABLES, "1")
-        ship = {"env_vars": one_thread | setup.HEAP, "py_modules": list(packages)}
+        ship = {"env_vars": one_thread | heap.ENVIRONMENT, "py_modules": list(packages)}
         ray.init(address=address, runtime_env=ship, **quiet)
     else:
         with haste.on_this_machine(), haste.without_helpers(), haste.seen_at_once():
