@@ -43,8 +43,8 @@ def _seed(seed: int, stream: str) -> int:
 def normal(shape: Sequence[int], generators: Sequence[torch.Generator], dtype: torch.dtype) -> Tensor:
     """Standard normal noise, ``(K, *shape)``, row k from generator k; one generator's rows are one draw.
 
-    It is drawn in single precision, six times as fast as in double. None is then beyond 5.8 standard deviations, as
-    one of 10^8 would be.
+    It is drawn in single precision, on a core six times as fast as in double. None is then beyond 5.8 standard
+    deviations, as one of 10^8 would be.
     """
     return _filled(torch.Tensor.normal_, shape, generators, torch.float32).to(dtype)
 

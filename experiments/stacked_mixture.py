@@ -24,7 +24,8 @@ FAR = 1e10  # whitened distance of padding: no point is near it, and its square 
 LEAST = {torch.float32: -60.0, torch.float64: -600.0}
 
 # exp is exp2 of so many times as much, which takes a quarter of its time (torch has exp from MKL, which is slow on
-# processors not Intel's, and exp2 from SLEEF) and has the same bits with AVX2 and AVX-512.
+# processors not Intel's, and exp2 from SLEEF) and has the same bits with AVX2 and AVX-512. It has others in the loop
+# over what vectors leave, so numbers of elements must be multiples of 32.
 LOG2_E = 1 / math.log(2)
 
 # Samples of each cell for which all components' noise is held: what stays in cache, or keeps a GPU busy.

@@ -130,7 +130,7 @@ def _balanced(groups: Sequence[_Stackable], workers: int) -> list[Batch]:
     share = sum(_padded(len(group.cells)) * group.seconds_per_cell for group in groups) / workers
     best: list[Batch] = []
     fewest = min(EACH, max(1, int(share / WORTH_CUTTING)))
-    for pieces in (n for n in (1, 2, 3, 4, 6, 8, 12, 16) if n >= fewest):
+    for pieces in (n for n in (1, 2, 3, 4, 5, 6, 8, 12, 16) if n >= fewest):
         batches = [b for group in groups for b in _cut_even(group, share / pieces)]
         if not best or makespan(batches, workers) < makespan(best, workers):
             best = batches

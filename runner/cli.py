@@ -341,7 +341,9 @@ def main() -> None:
     collector.relax()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # as it is where the shell has closed it
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115, it is for as long as the process
+            nowhere = open(os.devnull, "w")  # noqa: SIM115, it is for as long as the process
+            os.set_inheritable(nowhere.fileno(), True)  # or what a child opens first would get the number
+            setattr(sys, name, nowhere)
     try:
         try:
             app()

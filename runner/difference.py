@@ -65,16 +65,6 @@ def differences(a: pa.Table, b: pa.Table, renamed: Collection[str] = ()) -> list
     return [_difference(name, a, b, renamed) for name in both]
 
 
-def unlike_targets(a: pa.Table, b: pa.Table) -> list[str]:
-    """Names that stand for different targets in two tables of targets' draws, which are a function of the target."""
-    draws = [dict(list(table.to_pandas().groupby("target", sort=False))) for table in (a, b)]
-    points = [
-        {name: rows.drop(columns=["target", "draw"]).dropna(axis=1, how="all").to_numpy() for name, rows in own.items()}
-        for own in draws
-    ]
-    return [name for name in points[0] if name in points[1] and not np.array_equal(points[0][name], points[1][name])]
-
-
 def _difference(experiment: str, a: pa.Table, b: pa.Table, renamed: Collection[str]) -> Difference:
     own = [_cells(table, experiment) for table in (a, b)]
     names = [name for name in parameters(a) if name in parameters(b)]
@@ -93,7 +83,7 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table, renamed: Collection[s
         experiment,
         (
             *(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
-            *(f"target {name}: one in A, another in B" for name in renamed if all(name in set(f.target) for f in own)),
+            *(f"target {name}: one in A, another in B" for name in renamed if name in set(own[0].target)),
         ),
         tuple(axes),
         tuple(measures),

@@ -179,8 +179,11 @@ def _tabulate(
         samples=options.samples,
         report=listener.say,
     )
+    targets = {cell.target.name: cell.target for cell in plan.cells}
     if options.samples:
-        write_targets(folder, (cell.target for cell in plan.cells))
+        write_targets(folder, targets.values())
+    else:
+        (folder / "targets.parquet").unlink(missing_ok=True)
     settings = {name: value for name, value in vars(options).items() if name != "command"}
     if options.tracking_uri:
         settings["tracking_uri"] = provenance.redact(options.tracking_uri)
@@ -192,6 +195,7 @@ def _tabulate(
         started=began,
         finished=datetime.now(UTC),
         settings={**settings, "workers": workers, "phases": phases},
+        targets={name: target.digest for name, target in targets.items()},
     )
     return counts
 

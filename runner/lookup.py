@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.comparison import Comparison, compare, compared_columns
-from runner.difference import Difference, differences, unlike_targets
+from runner.difference import Difference, differences
 from runner.errors import NoResultsError
 from runner.hints import again, alone, looking
 from runner.store.checkpoints import begun
@@ -91,7 +91,8 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
         NoResultsError: there are no results of one of them, or the two have no experiment in common.
     """
     first, second = (find_folder(sweep, results) for sweep in (a, b))
-    renamed = unlike_targets(read_table("targets", first), read_table("targets", second))
+    digests, others = (read_manifest(folder).get("targets", {}) for folder in (first, second))
+    renamed = [name for name in digests if others.get(name, digests[name]) != digests[name]]
     found = differences(read_table("cells", first), read_table("cells", second), renamed)
     if not found:
         see = f"modesweep summary SWEEP{looking(results)}"

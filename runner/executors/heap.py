@@ -27,8 +27,8 @@ def keep() -> None:
     What the user has set in the environment stays.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None:
+    if mallopt is None or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return
     for name, value in KEPT.items():
-        if name not in os.environ:
+        if os.environ.get(name, value) == value:  # Ray's workers of an earlier run may have been given it
             mallopt(NUMBERS[name], int(value))

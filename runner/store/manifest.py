@@ -26,6 +26,7 @@ def write_manifest(
     started: datetime,
     finished: datetime,
     settings: Mapping[str, Any],
+    targets: Mapping[str, str],
 ) -> None:
     """Write ``manifest.json``; of the runs before this one, which it replaces, the essentials are kept.
 
@@ -37,6 +38,7 @@ def write_manifest(
         started: when this run did.
         finished: when it ended.
         settings: how it was run (executor, workers, ...); operational, so no part of any cell's identity.
+        targets: digests by name.
     """
     times = {"started": started.isoformat(), "finished": finished.isoformat()}
     text = json.dumps(
@@ -46,6 +48,7 @@ def write_manifest(
             **times,
             "wall_seconds": (finished - started).total_seconds(),
             "settings": dict(settings),
+            "targets": dict(targets),
             **asdict(provenance),
             "earlier_runs": _history(folder),
         },

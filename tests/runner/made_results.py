@@ -61,6 +61,7 @@ def write_results(
             started=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
             finished=datetime(2026, 1, 2, 3, 6, 5, tzinfo=UTC),
             settings={"executor": "inline", "workers": 1},
+            targets={cell.target.name: cell.target.digest for cell in cells},
         )
     return folder
 

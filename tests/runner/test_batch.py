@@ -132,6 +132,15 @@ def test_batches_are_no_smaller_than_they_must_be(workers: int, expected: int) -
     assert len(batches_of(plan, workers=workers)) == expected
 
 
+@pytest.mark.parametrize(("share", "expected"), [(5, 2), (9, 2), (13, 3), (17, 4), (22, 5), (26, 6), (60, 6)])
+def test_a_worker_gets_up_to_six_batches_of_four_seconds(share: float, expected: int) -> None:
+    plan = plan_of({"size": [2], "rate": list(range(1, 25))}, seeds=20)  # 960 cells
+    toy = replace(TOY, batch_key=lambda params, target: "all", seconds_per_cell=lambda params, target: share / 960)
+    batches = make_batches(plan, {"toy": toy}, workers=1, memory_bytes=10**9)
+    assert len(batches) == expected
+    assert expected == 2 or min(batch.seconds for batch in batches) >= 4
+
+
 def test_cells_per_batch_is_taken_at_its_word() -> None:
     plan = plan_of({"size": [2], "rate": list(range(1, 26))})
     assert [len(batch.cells) for batch in batches_of(plan, cells_per_batch=7)] == [7] * 7 + [1]

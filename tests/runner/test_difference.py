@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,12 @@ def test_that_a_name_stands_for_two_targets_is_said(tmp_path: Path) -> None:
     assert part.settings == ("target pair: one in A, another in B",)
     (part,) = lookup.compare_sweeps("near", "near2", tmp_path)
     assert part.settings == ()
+    # Its draws, which pictures show, are not needed for that.
+    without = replace(options, samples=False)
+    runner.run(runner.load_sweep(PAIR.format(name="near2", half=3.0)), without)
+    assert not (tmp_path / "near2" / "targets.parquet").exists()
+    (part,) = lookup.compare_sweeps("near", "near2", tmp_path)
+    assert part.settings == ("target pair: one in A, another in B",)
 
 
 def test_nothing_in_common_is_said(results: Path) -> None:

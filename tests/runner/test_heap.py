@@ -12,16 +12,20 @@ import pytest
 
 from runner.executors import heap
 
-# Memory is used and freed ten times over; the numbers of pages fetched meanwhile, without and with what is kept.
+# Memory is used and freed ten times over, by more at once than glibc keeps by itself; the numbers of pages fetched
+# meanwhile, without and with what is kept.
 PROGRAM = """
 import resource
 from runner.executors import heap
 
 def fetched():
     size = 16 << 20
+    held = [b"x" * size for _ in range(6)]
+    del held
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        b"x" * size
+        held = [b"x" * size for _ in range(6)]
+        del held
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(fetched())
@@ -32,7 +36,11 @@ print(fetched())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-@pytest.mark.parametrize("own", [{}, {"MALLOC_MMAP_THRESHOLD_": "65536"}])
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"MALLOC_MMAP_THRESHOLD_": "65536"}, {"GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=65536"}, heap.KEPT],
+    ids=["unset", "set", "tuned", "as here"],
+)
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(own: dict[str, str]) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in heap.ENVIRONMENT}
     done = subprocess.run(
@@ -44,5 +52,8 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise(own: dict[str, str]
         env=environment | own,
     )
     without, with_it = map(int, done.stdout.split())
-    assert without > 1000
-    assert (with_it < without / 10) == (not own)
+    if own == heap.KEPT:  # as in a worker of Ray's, or after one
+        assert max(without, with_it) < 30_000
+    else:
+        assert without > 100_000
+        assert (with_it < without / 10) == (not own)

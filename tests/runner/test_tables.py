@@ -325,6 +325,7 @@ def test_the_manifest_keeps_earlier_runs(tmp_path: Path) -> None:
             started=began,
             finished=began + timedelta(seconds=90),
             settings={"executor": "inline", "results": tmp_path},
+            targets={"ring": "0a1b"},
         )
     manifest = read_manifest(tmp_path)
     assert manifest["counts"]["ok"] == 9
