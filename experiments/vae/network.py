@@ -169,7 +169,7 @@ def jacobian(network: Sequence[Layer], outputs: Sequence[Tensor]) -> Tensor:
     whichever are fewer.
     """
     weights = [layer.weight for layer in network]
-    gates = [(hidden > 0).to(hidden.dtype) for hidden in outputs[:-1]]
+    gates = [torch.gt(hidden, 0, out=torch.empty_like(hidden)) for hidden in outputs[:-1]]
     if outputs[-1].shape[1] >= weights[0].shape[2]:
         return _products(weights, gates, outputs[-1].shape[2]).permute(0, 3, 1, 2)
     down = _products([weight.mT for weight in reversed(weights)], gates[::-1], outputs[-1].shape[2])
