@@ -12,9 +12,6 @@ Move = tuple[float, float] | Tensor
 """What differs from step to step: a factor on the move, and what is added to its denominator; or a tensor ``(2,)``."""
 
 
-LATE = 1e9  # a step at which 1 - beta^step is 1
-
-
 class Adam:
     r"""Adam, in place, on parameters whose first axis is the stack.
 
@@ -72,6 +69,9 @@ class Adam:
         return decay(step / steps) * correction / (1 - beta1 ** (step + 1)), self.eps * correction
 
 
+LATE = 1e9  # a step at which 1 - beta^step is 1: the kernel then corrects nothing
+
+
 class FusedAdam:
     r"""`Adam` by torch's kernel, which passes over memory once: in half the time where parameters are many.
 
@@ -109,7 +109,7 @@ class FusedAdam:
             [second],
             [],
             [self._late],
-            lr=scale,  # corrected for the moments' bias already, as eps is
+            lr=scale,  # the move corrects for the moments' bias, as its eps does
             beta1=beta1,
             beta2=beta2,
             eps=eps,

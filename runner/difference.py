@@ -53,19 +53,19 @@ class Difference:
         return heading, rows
 
 
-def differences(a: pa.Table, b: pa.Table, renamed: Collection[str] = ()) -> list[Difference]:
+def differences(a: pa.Table, b: pa.Table, unlike: Collection[str] = ()) -> list[Difference]:
     """``B - A``, paired by seed, for each experiment that both tables of cells have.
 
     Cells of one seed share their noise, so a paired difference is far sharper than that of two means.
 
     Args:
-        renamed: targets that are others in B than in A, under the same name.
+        unlike: targets that are others in B than in A, under the same name.
     """
     both = [name for name in a["experiment"].unique().to_pylist() if name in b["experiment"].unique().to_pylist()]
-    return [_difference(name, a, b, renamed) for name in both]
+    return [_difference(name, a, b, unlike) for name in both]
 
 
-def _difference(experiment: str, a: pa.Table, b: pa.Table, renamed: Collection[str]) -> Difference:
+def _difference(experiment: str, a: pa.Table, b: pa.Table, unlike: Collection[str]) -> Difference:
     own = [_cells(table, experiment) for table in (a, b)]
     names = [name for name in parameters(a) if name in parameters(b)]
     values = {name: [_values(frame[name]) for frame in own] for name in names}
@@ -83,7 +83,7 @@ def _difference(experiment: str, a: pa.Table, b: pa.Table, renamed: Collection[s
         experiment,
         (
             *(f"{name}: {values[name][0][0]} in A, {values[name][1][0]} in B" for name in changed),
-            *(f"target {name}: one in A, another in B" for name in renamed if name in set(own[0].target)),
+            *(f"target {name}: one in A, another in B" for name in unlike if name in set(own[0].target)),
         ),
         tuple(axes),
         tuple(measures),

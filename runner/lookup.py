@@ -92,8 +92,8 @@ def compare_sweeps(a: str, b: str, results: Path) -> list[Difference]:
     """
     first, second = (find_folder(sweep, results) for sweep in (a, b))
     digests, others = (read_manifest(folder).get("targets", {}) for folder in (first, second))
-    renamed = [name for name in digests if others.get(name, digests[name]) != digests[name]]
-    found = differences(read_table("cells", first), read_table("cells", second), renamed)
+    unlike = [name for name in digests if others.get(name, digests[name]) != digests[name]]
+    found = differences(read_table("cells", first), read_table("cells", second), unlike)
     if not found:
         see = f"modesweep summary SWEEP{looking(results)}"
         raise NoResultsError(f"'{a}' and '{b}' have no experiment in common. What they ran: {see}")

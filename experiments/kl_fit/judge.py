@@ -77,11 +77,9 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     samples = fits.draw(KEPT_SAMPLES, _own_generators(cells, device)).transpose(1, 2).cpu().numpy()
     df = q.each[0].df  # of the family, and so of all
     evaluations = evaluate(targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device))
-    return (
-        _with_known_ess(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
-        if df is None
-        else evaluations
-    ), samples
+    if df is None:
+        evaluations = _with_known_ess(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
+    return evaluations, samples
 
 
 def _mixtures_by_draws(cells: Sequence[Cell], q: Mixtures, device: str) -> tuple[list[Evaluation], np.ndarray]:

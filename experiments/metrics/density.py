@@ -22,7 +22,6 @@ MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
 ROUNDING = 1e-12  # of the mode's variance, or of the mean square: no variance below is known from 0
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
-
 FEWEST = 10  # draws of each side in a mode's cell: of fewer the width is noise, and of one it is 0
 
 __all__ = ["Evaluation", "Measure", "evaluate"]

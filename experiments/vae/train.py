@@ -110,7 +110,7 @@ def train(
     flat, stack = model.flat, len(schedule.kl_weight)
     gradient = Stack.zeros(stack, widths, flat.dtype, flat.device)
     rates = _per_parameter(schedule.learning_rate, widths, flat)
-    # The kernel would have a replayed step's rate on the host.
+    # A graph of a GPU's step would replay the fused kernel with one number as its rate, and each step has its own.
     optimiser = FusedAdam(flat, rates) if flat.device.type == "cpu" else Adam([flat], rates)
     of_term = Adam(term.parameters, schedule.learning_rate, betas=BETAS_OF_TERM)
     buffers = _Buffers.allocate(widths, stack, padded_columns(batch_size), flat)

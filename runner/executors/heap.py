@@ -12,13 +12,13 @@ import os
 # Tune runs each trial in a thread of its own, and glibc gives threads heaps of their own, up to eight for each core,
 # which keep what a trial has freed: after eighty batches a worker held 3 GB. Here all threads share one, so a worker
 # holds 1 GB after any number.
-ONE_HEAP = {"MALLOC_ARENA_MAX": "1"}
+SHARED = {"MALLOC_ARENA_MAX": "1"}
 KEPT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),  # bytes, the most that glibc takes
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
 }
-ENVIRONMENT = ONE_HEAP | KEPT
-NUMBERS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # in malloc.h
+ENVIRONMENT = SHARED | KEPT
+OPTIONS = {"MALLOC_MMAP_THRESHOLD_": -3, "MALLOC_TRIM_THRESHOLD_": -1}  # in malloc.h
 
 
 def keep() -> None:
@@ -31,4 +31,4 @@ def keep() -> None:
         return
     for name, value in KEPT.items():
         if os.environ.get(name, value) == value:  # Ray's workers of an earlier run may have been given it
-            mallopt(NUMBERS[name], int(value))
+            mallopt(OPTIONS[name], int(value))
