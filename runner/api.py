@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from runner.verification import Verified
 
 
-def load_sweep(sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None) -> Sweep:
+def load_sweep(
+    sweep: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), seeds: int | Sequence[int] | None = None
+) -> Sweep:
     """Read a sweep: the name of a shipped one, or the path of a YAML file.
 
     Args:
-        sweep: name, path, or the YAML text itself.
+        sweep: name, path, the YAML text itself, or the mapping that it would hold.
         overrides: as ``--set`` takes them: ``"steps=500,1000"``.
         seeds: how many, or which, in place of the file's.
 
@@ -46,9 +48,9 @@ def load_sweep(sweep: str | Path, overrides: Sequence[str] = (), seeds: int | Se
     return spec.load_sweep(_source(sweep), CATALOGUE, spec.parse_overrides(overrides), seeds)
 
 
-def plan(sweep: Sweep, options: Options | None = None) -> Plan:
-    """The sweep's cells, and which of them are left to run; starts nothing."""
-    return plan_sweep(sweep, CATALOGUE, options or Options())
+def plan(sweep: Sweep | str | Path, options: Options | None = None) -> Plan:
+    """The cells of a sweep, or of one given as to ``load_sweep``, and which are left to run; starts nothing."""
+    return plan_sweep(_loaded(sweep), CATALOGUE, options or Options())
 
 
 def begun(plan: Plan, options: Options) -> Mapping[str, Begun]:
@@ -66,22 +68,25 @@ def batches(
     return cut(plan, CATALOGUE, options, workers, gpus, begun)
 
 
-def run(sweep: Sweep, options: Options | None = None, listener: Listener | None = None) -> Report:
+def run(sweep: Sweep | str | Path, options: Options | None = None, listener: Listener | None = None) -> Report:
     """Run the cells that have no record yet; write tables and report; log to MLflow. See ``runner.driver``."""
     from runner.driver import run as run_sweep
 
-    return run_sweep(sweep, CATALOGUE, options, listener)
+    return run_sweep(_loaded(sweep), CATALOGUE, options, listener)
 
 
 def verify(
     results: Path, quick: bool = False, topics: Sequence[str] = (), progress: Callable[[str], None] = lambda done: None
-) -> tuple[Sequence[Verified], Path]:
+) -> tuple[Sequence[Verified], Path | None]:
     """Compare numbers that are known with what modesweep obtains; write the table into ``results/verify``.
 
     Args:
         quick: leave out the rows that take long.
-        topics: beginnings of the names of the rows to compare; all of them unless given.
+        topics: beginnings of the names of the rows to compare, of which no table is written; all unless given.
         progress: called with what has just been computed.
+
+    Returns:
+        The rows, and the folder of the table.
 
     Raises:
         SweepError: no row has such a name.
@@ -93,19 +98,25 @@ def verify(
     from runner.worker import one_thread
 
     every = rows(quick)
-    chosen = [row for row in every if not topics or row.name.startswith(tuple(topics))]
-    if not chosen:
+    unknown = [topic for topic in topics if not any(row.name.startswith(topic) for row in every)]
+    if unknown:
         known = ", ".join(dict.fromkeys(row.topic for row in every))
-        raise SweepError(f"no row of the table begins with {' or '.join(map(repr, topics))}. Topics: {known}")
-    check_writable(results)
+        raise SweepError(f"no row of the table begins with {' or '.join(map(repr, unknown))}. Topics: {known}")
+    chosen = [row for row in every if not topics or row.name.startswith(tuple(topics))]
+    if not topics:
+        check_writable(results)
     with one_thread():
         found = compare(chosen, progress)
-    return found, write_files(found, results)
+    return found, None if topics else write_files(found, results)
 
 
-def _source(sweep: str | Path) -> str | Path:
+def _loaded(sweep: Sweep | str | Path) -> Sweep:
+    return sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
+
+
+def _source(sweep: str | Path | Mapping[str, Any]) -> str | Path | Mapping[str, Any]:
     """A shipped name wins unless it is written as a path, so that a folder of results never hides it."""
-    if isinstance(sweep, Path) or "\n" in sweep or "/" in sweep or sweep.endswith((".yaml", ".yml")):
+    if not isinstance(sweep, str) or "\n" in sweep or "/" in sweep or sweep.endswith((".yaml", ".yml")):
         return sweep
     shipped = CATALOGUE.sweeps
     if sweep in shipped:
@@ -114,7 +125,7 @@ def _source(sweep: str | Path) -> str | Path:
     guess = f" Did you mean '{near[0]}'?" if near else ""
     raise SweepError(
         f"'{sweep}' is not a shipped sweep.{guess} Shipped: {', '.join(shipped)}. "
-        f"A file is given by its path, such as ./{sweep}.yaml"
+        f"A file is given by its path, such as ./{sweep if Path(sweep).is_file() else f'{sweep}.yaml'}"
     )
 
 
@@ -194,7 +205,8 @@ def export(
     if chosen is None:
         raise SweepError("--mlflow off exports nothing: choose cells or groups")
     location = locate(tracking_uri, folder.resolve().parent)
-    request = Request(folder, location, chosen, cells, provenance_tags(collect()))
+    # Without tables there is no plan to go by, and a run that is under way adds to the records meanwhile.
+    request = Request(folder, location, chosen, cells if tables else None, provenance_tags(collect()))
     return export_records(request, progress, markdown(comparisons(folder)) if tables else None)
 
 

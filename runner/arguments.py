@@ -64,13 +64,13 @@ Set = Annotated[
 ]
 Seeds = Annotated[int | None, typer.Option(help="How many seeds, in place of the file's.")]
 Executor = Annotated[ExecutorName, typer.Option(help="As Ray Tune trials, or in this process.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Batches at a time. [default: the number of cores]")]
+Workers = Annotated[int | None, typer.Option(min=1, help=r"Batches at a time. \[default: the number of cores]")]
 Address = Annotated[str | None, typer.Option(help="An existing Ray cluster: auto, or HOST:PORT.")]
 CellsPerBatch = Annotated[int | None, typer.Option(min=1, help="In place of a number chosen from workers and memory.")]
 Tracking = Annotated[
     str | None,
     typer.Option(
-        help="MLflow tracking URI. [default: mlflow.db in the results folder]",
+        help=r"MLflow tracking URI. \[default: mlflow.db in the results folder]",
         callback=_text,
         envvar="MLFLOW_TRACKING_URI",
         show_default=False,
@@ -78,7 +78,7 @@ Tracking = Annotated[
 ]
 Mlflow = Annotated[
     MlflowMode | None,
-    typer.Option(help="An MLflow run for each cell, for each configuration, or none. [default: by size]"),
+    typer.Option(help=r"An MLflow run for each cell, for each configuration, or none. \[default: by size]"),
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Also run cells whose record is not ok.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first cell that is not ok.")]

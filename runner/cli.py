@@ -121,7 +121,7 @@ def run(
         print(json.dumps(api.report_json(report)))
     else:
         looking = hints.looking(results, redact(tracking_uri or ""))
-        console.print(display.report_view(report, *lookup.findings(report.folder), looking))
+        console.print(display.report_view(report, *lookup.findings(report.folder), looking), crop=False)
         if profile:
             from runner.profile import FILE, read
 
@@ -199,7 +199,7 @@ def summary(sweep: DoneArgument, results: Results = Path("results"), json_: AsJs
     parts, warnings = lookup.summary(sweep, results)
     _console().print(display.comparison_view(parts))
     for warning in warnings:
-        _console().print(warning, style="yellow", highlight=False)
+        _console().print(warning, style="yellow", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -264,7 +264,8 @@ def list_(
         elif names:
             print("\n".join(name for name, _ in found))
         else:
-            _console().print(display.references_view(found), highlight=False)
+            console = _console()
+            console.print(display.references_view(found, console.width), highlight=False)
         return
     if target is not None:
         raise SweepError("--target goes with `list references` alone")
@@ -272,7 +273,7 @@ def list_(
     if json_:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows]))
     elif names:
-        print("\n".join(row[0] for row in rows))
+        print("\n".join(dict.fromkeys(row[0] for row in rows)))
     else:
         view = display.parameters_view if kind is Kind.experiments else display.names_view
         _console().print(view(rows, columns))
@@ -281,13 +282,14 @@ def list_(
 @app.command()
 def verify(
     topics: Annotated[
-        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="Beginnings of the names of rows. [default: all]")
+        list[str] | None,
+        typer.Argument(metavar="[TOPIC]...", help=r"Beginnings of the names of rows. \[default: all]"),
     ] = None,
     results: Results = Path("results"),
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the rows that take long.")] = False,
     json_: AsJson = False,
 ) -> None:
-    """Compare numbers that are known with those that modesweep obtains; write verify.parquet and verify.md."""
+    """Compare numbers that are known with those that modesweep obtains; of all topics, write verify.parquet and .md."""
     from runner.verification import as_json, view
 
     console = _console()
@@ -298,7 +300,8 @@ def verify(
         print(json.dumps(as_json(found, folder)))
     else:
         console.print(view(found), highlight=False)
-        console.print(f"The table is in {folder}/", soft_wrap=True, highlight=False)
+        if folder:
+            console.print(f"The table is in {folder}/", soft_wrap=True, highlight=False)
     raise typer.Exit(OK if all(result.passed for result in found) else NOT_OK)
 
 
@@ -344,6 +347,8 @@ def main() -> None:
             nowhere = open(os.devnull, "w")  # noqa: SIM115, it is for as long as the process
             os.set_inheritable(nowhere.fileno(), True)  # or what a child opens first would get the number
             setattr(sys, name, nowhere)
+        elif (stream := getattr(sys, name)).errors == "strict":
+            stream.reconfigure(errors="replace")  # a sign that the encoding lacks must not end a run
     try:
         try:
             app()
@@ -356,7 +361,9 @@ def main() -> None:
     except ModesweepError as error:
         _fail(str(error), NOT_OK)
     except OSError as error:
-        if error.filename is not None or error.errno not in UNWRITABLE:
+        if error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}", NOT_OK)
+        if error.errno not in UNWRITABLE:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python writes the rest as it ends
         if error.errno != errno.EPIPE:  # which `| head` causes when it has read enough

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from runner.batch import Batch, at_once, estimate
+from runner.batch import Batch, estimate
+from runner.hints import with_options
 from runner.planning import Plan
 from runner.progress import duration
 from runner.wide_table import WideTable
@@ -43,7 +45,7 @@ def plan_view(
         # A batch may hold cells of several grids.
         own = [(batch, held) for batch in batches if (held := sum(cell.id in ids for cell in batch.cells))]
         axes = " x ".join(f"{len(values)} {name}" for name, values in _varying(grid.grid))
-        seconds = sum(batch.seconds * held / len(batch.cells) for batch, held in own)
+        parts = [replace(batch, seconds=batch.seconds * held / len(batch.cells)) for batch, held in own]
         table.add_row(
             grid.grid.experiment,
             " x ".join(part for part in (axes, f"{len(plan.sweep.seeds)} seeds") if part),
@@ -51,7 +53,7 @@ def plan_view(
             f"{len(grid.cells) - len(grid.todo):,}",
             f"{len(grid.todo):,}",
             f"{len(own):,}",
-            duration(seconds / at_once(grid.grid.resources.gpu, workers, gpus)) if own else "",
+            duration(estimate(parts, workers, gpus)) if own else "",
         )
     done = ", ".join(f"{count:,} {status}" for status, count in sorted(plan.done.items())) or "none"
     lines: list[RenderableType] = [
@@ -112,22 +114,26 @@ def report_view(
     """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
-    lines: list[RenderableType] = [
-        Text(f"{name}: {ran or 'nothing was left to run'}, in {duration(report.seconds)}", "bold")
-    ]
+    none = "no batch had ended" if report.stopped and counts.missing else "nothing was left to run"
+    lines = [_line(f"{name}: {ran or none}, in {duration(report.seconds)}", "bold")]
     not_ok = counts.diverged + counts.failed + counts.timeout
     others = ((not_ok, "not ok"), (counts.missing, "not run yet"))
     rest = "".join(f", {number:,} {what}" for number, what in others if number)
-    lines.append(Text(f"{counts.ok:,} of {counts.cells:,} cells ok{rest}"))
-    if report.stopped:
-        lines.append(Text(f"Stopped early; to continue: {report.command}", "bold"))
+    lines.append(_line(f"{counts.ok:,} of {counts.cells:,} cells ok{rest}"))
+    if report.stopped and counts.missing:
+        lines.append(_line(f"Stopped early; to continue: {report.command}", "bold"))
     elif not_ok:
-        lines.append(Text(f"To run those again: {report.command} --retry-failed", "yellow"))
+        lines.append(_line(f"To run those again: {with_options(report.command, '--retry-failed')}", "yellow"))
     if report.tracking and not report.tracking.error:
-        lines.append(Text(f"MLflow has {report.tracking.counted}; browse them: modesweep ui{looking}"))
+        lines.append(_line(f"MLflow has {report.tracking.counted}; browse them: modesweep ui{looking}"))
     if counts.tabulated:
-        lines.append(Text(f"Tables, figures and report.html: {report.folder}"))
-    return Group(comparison_view(parts), *(Text(warning, "yellow") for warning in warnings), *lines)
+        lines.append(_line(f"Tables, figures and report.html: {report.folder}"))
+    return Group(comparison_view(parts), *(_line(warning, "yellow") for warning in warnings), *lines)
+
+
+def _line(text: str, style: str = "") -> Text:
+    """A line that is not broken where the terminal ends: a command in it can be copied whole."""
+    return Text(text, style, no_wrap=True, overflow="ignore")
 
 
 def comparison_view(parts: Sequence[Comparison]) -> RenderableType:
@@ -173,7 +179,9 @@ def difference_view(parts: Sequence[Difference]) -> RenderableType:
         table = WideTable(title, *part.texts(LONGEST_DIFFERENCE), axes=len(part.axes))
         same, shared = part.identical
         both = (
-            f"{shared:,} cells are in both; {same:,} of them have identical numbers" if shared else "no cell is in both"
+            f"{shared:,} cells are in both and ok; {same:,} of them have identical numbers"
+            if shared
+            else "no cell is in both and ok"
         )
         notes = [*part.settings, both]
         if len(part.rows) > LONGEST_DIFFERENCE:
@@ -196,14 +204,29 @@ def difference_json(parts: Sequence[Difference]) -> list[dict[str, Any]]:
     ]
 
 
-def references_view(rows: Sequence[tuple[str, Mapping[str, float]]]) -> RenderableType:
-    """A row for each metric and a column for each known fit, which are fewer."""
+def references_view(rows: Sequence[tuple[str, Mapping[str, float]]], width: int) -> RenderableType:
+    """A row for each metric and a column for each known fit, which are fewer; tables of as many as fit."""
+    metrics = _ladder_metrics(rows)
+    parts: list[list[tuple[str, ...]]] = []
+    room = 0
+    for fit, values in rows:
+        column = (fit, *(_number(values.get(name, math.nan)) for name in metrics))
+        wish = 1 + max(map(len, column))
+        if room < wish:
+            parts.append([("metric", *metrics)])
+            room = width - max(map(len, metrics))
+        parts[-1].append(column)
+        room -= wish
+    return Group(*map(_of_columns, parts))
+
+
+def _of_columns(columns: Sequence[Sequence[str]]) -> Table:
+    """A table of columns, each with its name first; numbers beside the first one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric", no_wrap=True)
-    for name, _ in rows:
-        table.add_column(name, justify="right", overflow="fold")
-    for metric in _ladder_metrics(rows):
-        table.add_row(metric, *(_number(metrics.get(metric, math.nan)) for _, metrics in rows))
+    for number, (name, *_) in enumerate(columns):
+        table.add_column(name, no_wrap=True, justify="right" if number else "left")
+    for row in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*row)
     return table
 
 

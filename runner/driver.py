@@ -21,6 +21,7 @@ from runner.comparison import markdown
 from runner.executors import BatchResult, Executor, open_executor
 from runner.executors.background import in_background
 from runner.experiment import Catalogue
+from runner.hints import with_options
 from runner.lookup import comparisons
 from runner.options import Options, cut, plan_sweep, training_code
 from runner.planning import Plan
@@ -290,10 +291,9 @@ def _run_cells(
             libraries.result()  # the tables need some of them, and no thread may be in the way of Ray's end
     except KeyboardInterrupt:
         kept = f"; {len(checkpoints.begun):,} cells go on from their last checkpoint" if checkpoints.begun else ""
-        listener.say(
-            f"\nInterrupted: finished cells are kept, batches in flight are dropped{kept}.\n"
-            "Tables and report are made of what there is; Ctrl-C again leaves them as they are."
-        )
+        listener.say(f"\nInterrupted: finished cells are kept, batches in flight are dropped{kept}.")
+        if tally.done or plan.done:
+            listener.say("Tables and report are made of what there is; Ctrl-C again leaves them as they are.")
         return tally.statuses, "interrupted"
     finally:
         listener.end()
@@ -310,7 +310,7 @@ def _first_failure(result: BatchResult, options: Options) -> str:
     return (
         f"First cell that is not ok: {cell.id} {table['status'][row].as_py()}: {error}\n"
         f"  {cell.experiment} with {given}, seed={cell.seed}\n"
-        f"  Alone: {options.command} --cell {cell.id} --executor inline"
+        f"  Alone: {with_options(options.command, f'--cell {cell.id}', '--executor inline')}"
     )
 
 

@@ -20,6 +20,15 @@ def looking(results: Path, tracking_uri: str | None = None) -> str:
     return "".join(f" {shlex.quote(part)}" for part in given)
 
 
+def with_options(command: str, *options: str) -> str:
+    """The command with these options at its end, as far as it does not have them.
+
+    >>> with_options("modesweep run a --retry-failed", "--retry-failed", "--executor inline")
+    'modesweep run a --retry-failed --executor inline'
+    """
+    return " ".join([command, *(option for option in options if option not in command)])
+
+
 def again(folder: Path) -> str:
     """The command that runs the sweep of a results folder again, into the same folder."""
     sweep = shlex.quote(f"{shown(folder)}/sweep.yaml")

@@ -79,6 +79,12 @@ class Options:
             if (number := whole(given)) is None or number < 1:
                 raise SweepError(f"{name}: expected a whole number of at least 1, got {given!r}")
             object.__setattr__(self, name, number)
+        for name in ("address", "tracking_uri", "cell"):
+            if not isinstance(given := getattr(self, name), str | None):
+                raise SweepError(f"{name}: expected text or nothing, got {given!r}")
+        seconds = self.checkpoint_seconds
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+            raise SweepError(f"checkpoint_seconds: expected a number from 0 on, got {seconds!r}")
 
 
 def training_code(catalogue: Catalogue) -> str:

@@ -17,6 +17,8 @@ from runner.yaml_text import Path, show_path
 M = TypeVar("M", bound=BaseModel)
 
 SHOWN = 8  # problems on one screen
+SEEDS = ("seed", "seeds")
+SEEDS_AT_TOP = "seeds are given once for the whole sweep: 'seeds' at the top, or --seeds"
 
 _EXPECTED = {
     "int": "a whole number",
@@ -132,7 +134,8 @@ def validated(model: type[M], raw: object, path: Path, problems: list[Problem], 
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             keys = _keys(model, loc)
             where = kind if len(loc) == 1 else f"'{loc[-2]}'"
-            problems.append(Problem((*path, *loc), unknown(loc[-1], f"a key of {where}", keys, "Keys")))
+            said = SEEDS_AT_TOP if path and loc[0] in SEEDS else unknown(loc[-1], f"a key of {where}", keys, "Keys")
+            problems.append(Problem((*path, *loc), said))
         else:
             problems.append(Problem((*path, *loc), explain(item)))
     rest = _without(raw, [item["loc"][:2] for item in errors])

@@ -102,8 +102,9 @@ def _context(folder: Path) -> dict[str, Any]:
     from runner.store.manifest import read_manifest
     from runner.store.reading import read_table
     from runner.summary import edge_warnings
+    from runner.tracking.sweep_folder import about as about_sweep
 
-    summary = read_table("summary", folder)
+    summary, sweep = read_table("summary", folder), about_sweep(folder)
     cells = read_table("cells", folder, columns=[*compared_columns(summary), *OF_FAILURES])
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
@@ -115,7 +116,7 @@ def _context(folder: Path) -> dict[str, Any]:
     statuses = cells["status"].value_counts().to_pylist()
     return {
         "name": name,
-        "question": _question(folder),
+        "question": sweep.question,
         "facts": list(_facts(manifest)),
         "counts": {entry["values"]: entry["counts"] for entry in statuses},
         "cells": len(cells),
@@ -131,16 +132,6 @@ def _context(folder: Path) -> dict[str, Any]:
         "folder": shown(folder),
         "axis": next((view.axes[0].name for view in study.views if view.axes), None),
     }
-
-
-def _question(folder: Path) -> str:
-    import yaml
-
-    try:
-        sweep = yaml.safe_load((folder / "sweep.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return ""
-    return " ".join(str(sweep.get("question") or "").split()) if isinstance(sweep, dict) else ""
 
 
 def _facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from runner.canonical import OPERATIONAL, canonical
 from runner.experiment import Catalogue, Experiment, Target
 from runner.grid import Grid, GridFile
-from runner.problems import Problem, explain, show_value, unknown
+from runner.problems import SEEDS, SEEDS_AT_TOP, Problem, explain, show_value, unknown
 from runner.yaml_text import Path as Place
 from runner.yaml_text import show_path
 
@@ -29,7 +29,7 @@ def define_targets(
         place, name = ("targets", name), str(name)
         defined[name] = None
         if not re.fullmatch(TARGET_NAME, name):
-            text = f"a target's name is made of letters, digits, _ . and -, got '{name}'"
+            text = f"a target's name is made of a to z, A to Z, digits, _ . and -, got '{name}'"
             problems.append(Problem(place, text))
         elif name in catalogue.target_names:
             text = f"'{name}' is the name of a shipped target: choose another"
@@ -189,8 +189,8 @@ def _key(value: Any) -> str:
 
 
 def _unknown_parameter(name: str, owner: str, allowed: Collection[str], place: Place) -> Problem:
-    if name in ("seed", "seeds"):
-        return Problem(place, "seeds are given once for the whole sweep: 'seeds' at the top, or --seeds")
+    if name in SEEDS:
+        return Problem(place, SEEDS_AT_TOP)
     if name in OPERATIONAL:
         text = f"'{name}' says how a sweep runs and is not a parameter of it"
         return Problem(place, text, "modesweep run --help")

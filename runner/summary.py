@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from runner.errors import StoreError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -48,11 +50,11 @@ def summarise(cells: Columns) -> pa.Table:
 
     Over the seeds whose status is ``ok``, NaN left out, each metric has ``<metric>_mean``, ``_sd`` and the
     95 % Student-t interval of the mean ``_ci_low``, ``_ci_high`` (NaN with a single seed). A label is its
-    value, or where seeds differ each value with its number. ``pareto`` marks the configurations of one
-    experiment and target that no other beats in both coverage and sharpness; ``nuisance_best`` the one of
+    value, or where seeds differ each value with its number. ``nuisance_best`` marks the configuration of
     lowest mean objective among those that differ only in nuisance parameters and have the most cells that are
-    ok. ``sweep_best_gap`` is how far the mean objective lies above the lowest of any cell here that minimised the
-    same: no truth, only what was found.
+    ok; ``pareto`` those of one experiment and target that no other of the marked ones beats in both coverage and
+    sharpness. ``sweep_best_gap`` is how far the mean objective lies above the lowest of any cell here that minimised
+    the same: no truth, only what was found.
 
     Args:
         cells: as in ``cells.parquet``: fields with the metadata of ``runner.record``, and in the table's own
@@ -76,14 +78,15 @@ def summarise(cells: Columns) -> pa.Table:
             values = cells[f.name].to_numpy()
             columns.extend(zip(_statistic_fields(f), statistics(values, codes, ok, len(first)), strict=True))
     summary = _table(columns, cells.schema.metadata)
+    best = _best(summary)
     marks = [
         (
             _field("pareto", pa.bool_(), "mark", "on the frontier of mean coverage and sharpness"),
-            pareto(summary),
+            pareto(summary, best),
         ),
         (
             _field("nuisance_best", pa.bool_(), "mark", NUISANCE_BEST),
-            _best(summary),
+            best,
         ),
         (
             _field("sweep_best_gap", pa.float64(), "mark", BEST),
@@ -115,15 +118,15 @@ def statistics(values: np.ndarray, codes: np.ndarray, ok: np.ndarray, groups: in
         return mean, sd, mean - half, mean + half
 
 
-def pareto(summary: pa.Table) -> np.ndarray:
-    """Which rows no other row of their experiment and target beats: as good in both, better in one."""
+def pareto(summary: pa.Table, among: np.ndarray) -> np.ndarray:
+    """Which of the rows ``among`` no other of these, of one experiment and target, beats: as good, better in one."""
     names = summary.column_names
     frontier = np.zeros(len(summary), bool)
     if not {"coverage_mean", "sharpness_mean"} <= set(names):
         return frontier
     frame = summary.select(["experiment", "target", "coverage_mean", "sharpness_mean"]).to_pandas()
     frame = frame.set_axis(["experiment", "target", "coverage", "sharpness"], axis="columns")
-    frame = frame[np.isfinite(frame["coverage"]) & np.isfinite(frame["sharpness"])]
+    frame = frame[among & np.isfinite(frame["coverage"]) & np.isfinite(frame["sharpness"])]
     frame["group"] = frame.groupby(["experiment", "target"], sort=False, dropna=False).ngroup()
     # The best sharpness at each level of coverage, and the best at any higher level.
     levels = frame.groupby(["group", "coverage"], as_index=False)["sharpness"].max()
@@ -158,7 +161,16 @@ def edge_warnings(summary: pa.Table) -> list[str]:
 
 
 def parameters(table: Columns) -> list[str]:
-    """The names of the table's parameter columns."""
+    """The names of the table's parameter columns.
+
+    Raises:
+        StoreError: the table does not say what its columns are.
+    """
+    if not any(map(_role, table.schema)):
+        raise StoreError(
+            "a table of this sweep does not say what its columns are, as when another program has written it anew:"
+            " run the sweep again to make its tables (finished cells are kept)"
+        )
     return [f.name for f in table.schema if _role(f) == "parameter"]
 
 

@@ -120,11 +120,11 @@ def view(results: Sequence[Verified]) -> RenderableType:
     return Group(table, Text(""), count)
 
 
-def as_json(results: Sequence[Verified], folder: Path) -> dict[str, Any]:
-    """The same as plain values; a number that was not obtained is null."""
+def as_json(results: Sequence[Verified], folder: Path | None) -> dict[str, Any]:
+    """The same as plain values, with the folder of the table if there is one; a number not obtained is null."""
     rows = [{name: _plain(getattr(result, name)) for name, *_ in COLUMNS} for result in results]
     failed = sum(not result.passed for result in results)
-    return {"folder": str(folder), "rows": len(results), "failed": failed, "table": rows}
+    return {"folder": folder and str(folder), "rows": len(results), "failed": failed, "table": rows}
 
 
 def _plain(value: Any) -> Any:

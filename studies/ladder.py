@@ -60,7 +60,7 @@ def find(_: pd.DataFrame) -> Finding:
         f"Half the width raises high quality to {sharp['high_quality']:.3f} and lowers k-NN recall to"
         f" {sharp['knn_recall']:.3f} though no mode is lost; log_width says {sharp['log_width']:.3f}.",
     ]
-    return Finding(said, table.round(4).replace(-0.0, 0.0), _draw(rows), CAPTION)
+    return Finding(said, table.round(6).replace(-0.0, 0.0), _draw(rows), CAPTION)
 
 
 def _draw(rows: Sequence[Reference]) -> Any:

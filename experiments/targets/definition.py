@@ -15,6 +15,7 @@ from experiments.targets.points import Image, Points
 MIXTURE_KEYS = ("weights", "means", "covariances", "standard_deviations", "correlation", "dim", "df", "unit", "about")
 FILE_KEYS = ("file", "columns", "image", "unit", "about")
 SUM_TOLERANCE = 1e-6
+LARGEST_DIM = 1024  # of what a `dim` repeats: a covariance already has a million numbers then
 LEAST_DF = (
     1.0  # on a line, where metrics are integrals up to 1e10 scales: below, more than 1e-10 of the mass is farther
 )
@@ -34,7 +35,9 @@ def define(name: str, definition: Mapping[str, Any], folder: Path) -> Mixture | 
         ValueError: says which part is wrong, and what would be right.
     """
     allowed = FILE_KEYS if "file" in definition else MIXTURE_KEYS
-    for key in definition:
+    for key, value in definition.items():
+        if isinstance(value, Mapping) and "file" in value:
+            raise ValueError(f"'{key}' is one level too many: {', '.join(map(str, value))} belong to the target itself")
         if key not in allowed:
             raise ValueError(f"'{key}' is not a key of a target.{nearest(key, allowed)} Keys: {', '.join(allowed)}.")
     words = {key: _text(definition, key) for key in ("unit", "about")}
@@ -97,8 +100,8 @@ def _repeated(numbers: np.ndarray, dim: Any, key: str) -> np.ndarray:
     """``(M, 1)`` as ``(M, dim)``; as it is without a dim."""
     if dim is None:
         return numbers
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"dim must be a whole number from 1 on, got {dim!r}")
+    if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= LARGEST_DIM:
+        raise ValueError(f"dim must be a whole number from 1 to {LARGEST_DIM}, got {dim!r}")
     if numbers.shape[1] != 1:
         raise ValueError(f"{key}: with dim {dim}, each is a list of one number, which holds for all coordinates")
     return np.repeat(numbers, dim, axis=1)

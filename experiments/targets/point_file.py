@@ -42,6 +42,8 @@ def read_points(
     Raises:
         ValueError: names the file, and the column and row that cannot be used.
     """
+    if path.is_dir():
+        raise ValueError(f"file: {path} is a folder; give a csv, parquet or npy file")
     if not path.is_file():
         raise ValueError(f"no such file: {path}.{nearest(path.name, _names_in(path.parent))}")
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".npy": _read_npy}
@@ -207,7 +209,9 @@ def _read_npy(path: Path) -> _Table:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{path.name} cannot be read as an npy array: {str(error).splitlines()[0]}") from None
+        # Of anything but an array of numbers numpy says that it might be a pickle.
+        reason = "it is no array of numbers" if "pickle" in str(error) else str(error).splitlines()[0]
+        raise ValueError(f"{path.name} cannot be read as an npy array: {reason}") from None
     if array.ndim not in (1, 2, 3):
         raise ValueError(
             f"{path.name}: expected an array of (points, columns), or of (images, rows, columns),"

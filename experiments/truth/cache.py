@@ -21,6 +21,7 @@ from experiments.truth.search import Family, Optimum, search
 
 VERSION = 1  # raised when the search would find something else
 PATIENCE = 600.0  # seconds; the longest search known takes half a minute
+NOWHERE = Path(os.devnull)  # below a file nothing can be read or written
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,7 @@ def optima(target: Target, family: Family, divergence: Divergence | str) -> tupl
 def search_ahead(target: Target, family: Family, divergence: Divergence | str) -> None:
     """Search for the optima before they are wanted, unless another process is at it: by then it will have them."""
     question = _question(target, family, divergence)
-    path = _path(question)
-    if path.exists() or not _is_searched_for(path):
+    if not _is_searched_for(_path(question)):
         _optima(question)
 
 
@@ -102,12 +102,13 @@ def _lock(path: Path, patience: float) -> BaseFileLock:
 
 
 def folder() -> Path:
-    """Where optima are kept."""
-    own = os.environ.get("MODESWEEP_CACHE")
-    if own:
-        return Path(own).expanduser() / "truth"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "modesweep" / "truth"
+    """Where optima are kept; ``NOWHERE`` for a user who has no home."""
+    own, base = os.environ.get("MODESWEEP_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        cache = Path(own).expanduser() if own else (Path(base) if base else Path.home() / ".cache") / "modesweep"
+    except RuntimeError:
+        cache = NOWHERE
+    return cache / "truth"
 
 
 def _path(question: _Question) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 
 from runner.errors import NoResultsError, StoreError
 from runner.hints import looking
+from runner.store.lock import holder
 from runner.store.manifest import SWEEP
 
 if TYPE_CHECKING:
@@ -73,19 +75,32 @@ def read_table(
     """
     path = find_folder(sweep, results) / f"{name}.parquet"
     if not path.is_file():
+        if who := holder(path.parent):
+            see = f"modesweep status {path.parent.resolve().name}{looking(path.parent.resolve().parent)}"
+            raise StoreError(f"{path} is made when the run that is under way has ended ({who}). How far it is: {see}")
         raise StoreError(f"{path} does not exist: run the sweep again to make it (finished cells are kept)")
-    try:
-        if cell_ids is not None:
-            return rows_of(path, "cell_id", cell_ids, columns)
+    if cell_ids is not None:
+        return rows_of(path, "cell_id", cell_ids, columns)
+    with _readable(path):
         return pq.read_table(path, columns=_held(pq.read_schema(path), columns))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowInvalid, OSError) as error:
         raise StoreError(f"{path} cannot be read ({error}): run the sweep again to make it anew") from error
 
 
 def rows_of(path: Path, key: str, names: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows whose ``key`` is one of the names: a row group after the other, so that a large table is never held."""
+    """The rows whose ``key`` is one of the names: a row group after the other, so that a large table is never held.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
     wanted = pa.array(names, pa.string())
-    with pq.ParquetFile(path) as file:
+    with _readable(path), pq.ParquetFile(path) as file:
         held = _held(file.schema_arrow, columns)
         found = [file.schema_arrow.empty_table().select(held)]
         for group in range(file.num_row_groups):

@@ -50,8 +50,18 @@ def write_shard(folder: Path, table: pa.Table) -> Path:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The shards of a sweep's results folder, by name; empty when there is none yet."""
-    return sorted((folder / RECORDS).glob("*.parquet"))
+    """The shards of a sweep's results folder, by name; empty when there is none yet.
+
+    Raises:
+        StoreError: there may be some, and they cannot be listed.
+    """
+    records = folder / RECORDS
+    try:
+        return sorted(path for path in records.iterdir() if path.suffix == ".parquet")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise StoreError(f"{records} cannot be read: {error.strerror}") from error
 
 
 def read_status(folder: Path, report: Report = _log.warning) -> dict[str, str]:

@@ -102,8 +102,11 @@ def _sqlite(uri: str) -> Location:
 
 
 def _in_file(database: Path) -> Location:
-    """SQLAlchemy ends a path at a question mark, and decodes it; all else it takes as it is."""
-    path = str(database).replace("%", "%25").replace("?", "%3F")
+    """SQLAlchemy ends a path at a question mark, and decodes it; MLflow, which makes its folder, does not decode it.
+
+    So what need not be written otherwise is not; where it must be, an empty folder of that name appears.
+    """
+    path = re.sub("%(?=[0-9A-Fa-f]{2})", "%25", str(database)).replace("?", "%3F")
     return Location(f"sqlite:///{path}", (database.parent / "mlartifacts").as_uri())
 
 

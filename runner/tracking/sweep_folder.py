@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from runner.store.manifest import SWEEP
+
 ARTIFACTS = (
-    "sweep.yaml",
+    SWEEP,
     "manifest.json",
     "cells.parquet",
     "summary.parquet",
@@ -30,9 +33,10 @@ class About:
 
 
 def about(folder: Path) -> About:
-    """Read ``sweep.yaml`` of a results folder; the folder's name alone if it has none."""
-    path = folder / "sweep.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """Read ``sweep.yaml`` of a results folder; the folder's name alone if it has none, or none that can be read."""
+    content = None
+    with suppress(OSError, ValueError, yaml.YAMLError):
+        content = yaml.safe_load((folder / SWEEP).read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         return About(folder.resolve().name)
     values: dict[str, dict[str, set[str]]] = {}
@@ -43,7 +47,7 @@ def about(folder: Path) -> About:
     axes = {experiment: [name for name in held if len(held[name]) > 1] for experiment, held in values.items()}
     seeds = content.get("seeds", 1)
     name, question = str(content.get("name") or folder.resolve().name), str(content.get("question") or "")
-    return About(name, question, axes, seeds if isinstance(seeds, int) else len(seeds))
+    return About(name, " ".join(question.split()), axes, seeds if isinstance(seeds, int) else len(seeds))
 
 
 def _settings(grid: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -74,7 +74,8 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "no weights and no means"),
     "no covariances": ({"weights": [1], "means": [[0]]}, "give either covariances"),
     "dim of covariances": ({**TWO, "dim": 3}, "dim belongs to standard_deviations"),
-    "dim of nothing": ({**LINE, "dim": 0}, "dim must be a whole number from 1 on, got 0"),
+    "dim of nothing": ({**LINE, "dim": 0}, "dim must be a whole number from 1 to 1024, got 0"),
+    "dim of a covariance that has no room": ({**LINE, "dim": 100_000}, "from 1 to 1024, got 100000"),
     "dim beside two numbers": ({**LINE, "means": [[0, 1]], "dim": 2}, "a list of one number"),
     "correlation of one": ({**LINE, "dim": 2, "correlation": 1}, "correlation must lie between -1 and 1"),
     "impossible correlation": ({**LINE, "dim": 4, "correlation": -0.5}, "not positive definite"),
@@ -122,6 +123,12 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "df as text": ({**TWO, "df": "3"}, "degrees of freedom"),
     "a unit that is no text": ({**TWO, "unit": 3}, "unit: expected text"),
     "no such file": ({"file": "none.csv"}, "no such file"),
+    "a folder": ({"file": ".."}, "is a folder; give a csv, parquet or npy file"),
+    "no file": ({"file": ""}, "is a folder; give a csv, parquet or npy file"),
+    "a level too many": (
+        {"points": {"file": "p.csv", "columns": ["x"]}},
+        "'points' is one level too many: file, columns belong to the target itself",
+    ),
     "a file that is no text": ({"file": 3}, "file: expected text"),
     "weights with a file": ({"file": "a.csv", "weights": [1]}, "'weights' is not a key of a target"),
 }
@@ -321,7 +328,7 @@ def test_a_damaged_file(tmp_path: Path, suffix: str) -> None:
 
 def test_an_array_is_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{"a": 1}] * 20, dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"a\.npy cannot be read as an npy array: it is no array of numbers$"):
         define("mine", {"file": "a.npy"}, tmp_path)
 
 

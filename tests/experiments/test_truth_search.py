@@ -214,14 +214,29 @@ def test_nobody_searches_ahead_of_another(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(asked) == 1
 
 
-def test_where_nothing_can_be_kept_each_searches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Below a file; where even asking what is there is refused, as in a home that cannot be entered; of nobody's home.
+@pytest.mark.parametrize("place", ["file", "x" * 300, "~there-is-no-such-user/cache"])
+def test_where_nothing_can_be_kept_each_searches(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("MODESWEEP_CACHE", str(tmp_path / "file"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODESWEEP_CACHE", place)
     found = optima(bimodal(3.0), "gaussian_full", "reverse_kl")
     truth_cache._optima.cache_clear()
     search_ahead(bimodal(3.0), "gaussian_full", "reverse_kl")
     truth_cache._optima.cache_clear()
     assert found == optima(bimodal(3.0), "gaussian_full", "reverse_kl") != ()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_user_without_a_home_has_optima(monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    for name in ("MODESWEEP_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert truth_cache.folder() == truth_cache.NOWHERE / "truth"
+    assert optima(bimodal(3.0), "gaussian_full", "reverse_kl")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shlex
 import subprocess
@@ -250,6 +251,88 @@ def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> No
     assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
 
 
+def test_stopped_before_the_first_batch(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.executors.inline.worker.run", Mock(side_effect=KeyboardInterrupt))
+    Path("mine.yaml").write_text(GOOD)
+    said = say("run", "mine.yaml", "--executor", "inline", "--mlflow", "off")
+    assert said.code == 130
+    assert "mine: no batch had ended, in" in said.out
+    assert "Tables and report are made" not in said.out
+    assert "Stopped early; to continue: modesweep run mine.yaml --executor inline --mlflow off\n" in said.out
+
+
+def test_a_hint_can_be_copied_whole_and_says_nothing_twice(say) -> None:
+    Path("mine.yaml").write_text(GOOD + "    cases: [{learning_rate: 1.0e+30}]\n")
+    command = "run mine.yaml --executor inline --mlflow off --results a/folder/with/a/long/name --retry-failed"
+    told = say(*command.split()).out.splitlines()
+    assert f"To run those again: modesweep {command}" in told
+    assert sum(line.startswith(f"  Alone: modesweep {command} --cell ") for line in told) == 1
+    told = say(*command.split(), "--fail-fast").out.splitlines()
+    assert f"Stopped early; to continue: modesweep {command} --fail-fast" not in told
+    (left,) = [
+        line
+        for line in say("summary", "mine", "--results", "a/folder/with/a/long/name").out.splitlines()
+        if "Of " in line
+    ]
+    assert left.endswith(" --retry-failed")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_an_encoding_that_lacks_a_sign_ends_nothing(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "mine.yaml").write_text(GOOD)
+    run = [sys.executable, "-m", "runner.cli", "run", "mine.yaml", "--executor", "inline", "--mlflow", "off"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    done = subprocess.run(run, capture_output=True, cwd=tmp_path, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"2 of 2 cells ok" in done.stdout
+
+
+def test_what_may_not_be_read_is_told_in_a_line(say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.lookup.status", Mock(side_effect=PermissionError(13, "Permission denied", "/x/mine")))
+    said = say("status", "mine")
+    assert (said.code, said.err) == (1, "modesweep: /x/mine: Permission denied\n")
+
+
+def test_tables_that_are_damaged_or_written_anew_by_another_program(say) -> None:
+    Path("mine.yaml").write_text(GOOD)
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off")
+    say(*run)
+    tables = Path("results/mine")
+    for name in ("curves", "samples", "targets"):
+        path = tables / f"{name}.parquet"
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        said = say("report", "mine")
+        assert said.code == 1
+        assert f"{name}.parquet cannot be read" in said.err
+        assert said.err.rstrip().endswith("run the sweep again to make it anew")
+        path.write_bytes(whole)
+    for name in ("cells", "summary"):
+        pd.read_parquet(tables / f"{name}.parquet").to_parquet(tables / f"{name}.parquet")
+    for verb in ("summary", "report"):
+        said = say(verb, "mine")
+        assert (said.code, "does not say what its columns are" in said.err) == (1, True)
+    say(*run)
+    assert say("summary", "mine").code == 0
+
+
+def test_one_cell_takes_as_long_on_many_workers(say) -> None:
+    Path("mine.yaml").write_text(GOOD.replace("steps: 20", "steps: 100000"))
+    told = say("plan", "mine.yaml", "--set", "divergence=forward_kl", "--workers", "8").out
+    (row,) = [line for line in told.splitlines() if line.startswith("kl_fit")]
+    (about,) = re.findall("About (.*) of fits on 8 workers", told)
+    assert row.endswith(f" {about}")
+
+
+@pytest.mark.parametrize(
+    ("verb", "default"),
+    [("run", "the number of cores"), ("run", "mlflow.db in the results folder"), ("run", "by size"), ("verify", "all")],
+)
+def test_help_says_what_is_chosen_where_nothing_is(say, verb: str, default: str) -> None:
+    told = " ".join(word for word in say(verb, "--help").out.split() if word != "│")
+    assert f"[default: {default}]" in told
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("how", [["--json"], ["--names"], []])
 def test_an_output_that_is_full_is_told_in_a_line(how: list[str]) -> None:
@@ -291,7 +374,7 @@ def test_everything_that_can_be_listed(say, kind: str) -> None:
     names = say("list", kind, "--names").out.split()
     rows = json.loads(say("list", kind, "--json").out)
     assert names
-    assert len(rows) == len(names)
+    assert names == list(dict.fromkeys(next(iter(row.values())) for row in rows))
     assert all(name in table for name in names)
 
 
@@ -304,7 +387,7 @@ def test_experiments_are_listed_with_what_their_parameters_mean(say) -> None:
         assert f"{row['parameter']} {row['default']} {row['allowed'][:20]}" in told
 
 
-def test_references_are_a_ladder(say) -> None:
+def test_references_are_a_ladder(say, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(say("list", "references", "--target", "bimodal", "--json").out)
     by_name = {row["fit"]: row for row in rows}
     assert by_name["oracle"]["capture_area"] == pytest.approx(1.0)
@@ -317,6 +400,11 @@ def test_references_are_a_ladder(say) -> None:
     for name in ("knn_precision", "knn_coverage", "high_quality", "modes_captured", "ess_reverse", "capture_area"):
         assert name in table
     assert "references --target grid25" in " ".join(say("list", "--help").out.split())
+    numbers = sorted(table.split())
+    monkeypatch.setenv("COLUMNS", "50")
+    narrow = say("list", "references", "--target", "bimodal").out
+    assert all(len(line) <= 50 for line in narrow.splitlines())
+    assert set(numbers) <= set(narrow.split())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import runner
 from runner import api
@@ -51,6 +52,10 @@ def test_a_sweep_is_planned_run_and_read_back(tmp_path: Path) -> None:
         ({"cells_per_batch": True}, "cells_per_batch: expected a whole number of at least 1, got True"),
         ({"max_cells": None}, "max_cells: expected a whole number of at least 1, got None"),
         ({"results": None}, "results: expected the path of a folder, got None"),
+        ({"cell": 5}, "cell: expected text or nothing, got 5"),
+        ({"tracking_uri": Path("a.db")}, f"tracking_uri: expected text or nothing, got {Path('a.db')!r}"),
+        ({"checkpoint_seconds": "x"}, "checkpoint_seconds: expected a number from 0 on, got 'x'"),
+        ({"checkpoint_seconds": float("nan")}, "checkpoint_seconds: expected a number from 0 on, got nan"),
     ],
 )
 def test_options_are_checked_before_anything_starts(given: dict[str, Any], told: str) -> None:
@@ -62,6 +67,13 @@ def test_options_are_checked_before_anything_starts(given: dict[str, Any], told:
 def test_options_take_text_and_numpys_numbers() -> None:
     options = runner.Options(results="small", workers=np.int64(2))  # type: ignore[arg-type]
     assert (options.results, options.workers, type(options.workers)) == (Path("small"), 2, int)
+
+
+def test_a_sweep_is_given_by_name_by_path_or_as_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(MINE)
+    whole = runner.plan(runner.load_sweep(yaml.safe_load(MINE)))
+    assert [cell.id for cell in runner.plan(tmp_path / "mine.yaml").cells] == [cell.id for cell in whole.cells]
+    assert runner.plan("smoke").sweep.name == "smoke"
 
 
 def test_the_verbs_are_functions_whatever_was_imported_before() -> None:

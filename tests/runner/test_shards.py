@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,13 @@ def test_written_records_are_read_back(tmp_path: Path) -> None:
 def test_an_empty_folder_has_no_status(tmp_path: Path) -> None:
     assert read_status(tmp_path / "nothing") == {}
     assert len(read_records(tmp_path, cell_ids=["a"])) == 0
+
+
+def test_records_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path, records([cell(0)]))
+    monkeypatch.setattr(Path, "iterdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+    with pytest.raises(StoreError, match="records cannot be read: Permission denied"):
+        read_status(tmp_path)
 
 
 EVENT = st.tuples(st.integers(0, 5), st.integers(0, 30), st.booleans())

@@ -440,7 +440,11 @@ BROKEN = {
         "name: a\ntargets: {mine: 3}\n" + GRID,
         ["targets.mine", "expected a mapping"],
     ),
-    "a target's name": ("name: a\ntargets: {'a b': {means: 1}}\n" + GRID, ["targets.a b", "letters, digits"]),
+    "seeds of a grid": (
+        "name: a\ngrids:\n  - {experiment: toy, axes: {target: [near]}, seeds: 4}\n",
+        ["line 3, grids[0].seeds", "seeds are given once for the whole sweep: 'seeds' at the top, or --seeds"],
+    ),
+    "a target's name": ("name: a\ntargets: {'a b': {means: 1}}\n" + GRID, ["targets.a b", "a to z, A to Z, digits"]),
 }
 
 

@@ -122,7 +122,21 @@ def test_the_frontier_is_what_brute_force_finds(points: list[tuple[str, float, f
 
 
 def test_without_coverage_nothing_is_on_the_frontier() -> None:
-    assert not pareto(pa.table({"experiment": ["a"], "target": ["b"]})).any()
+    assert not pareto(pa.table({"experiment": ["a"], "target": ["b"]}), np.ones(1, bool)).any()
+
+
+def test_a_nuisance_value_that_was_not_kept_beats_nothing() -> None:
+    frame = pd.DataFrame(
+        {
+            "rate": [0.1, 1.0, 0.1, 1.0],
+            "size": [2, 2, 3, 3],
+            "loss": [0.0, 1.0, 0.0, 1.0],
+            "coverage": [0.5, 0.9, 0.4, 0.3],
+            "sharpness": [0.5, 0.9, 0.6, 0.3],
+        }
+    )
+    assert summarise(cells_of(frame, nuisance=("rate",)))["pareto"].to_pylist() == [True, False, True, False]
+    assert summarise(cells_of(frame))["pareto"].to_pylist() == [False, True, False, False]
 
 
 @settings(max_examples=60, deadline=None)

@@ -29,11 +29,13 @@ def test_relative_databases_become_absolute(tmp_path: Path, monkeypatch: pytest.
     assert locate("sqlite:////a/b.db", tmp_path).database == Path("/a/b.db")
 
 
-@pytest.mark.parametrize("name", ["r %41 2", "r?x", "100 %", "größe #1", "a&b=c+d;e:f@g"])
+@pytest.mark.parametrize("name", ["r %41 2", "r?x", "100 %", "p%q", "größe #1", "a&b=c+d;e:f@g"])
 def test_a_folder_may_have_any_name(name: str, tmp_path: Path) -> None:
     location = locate(None, tmp_path / name)
     assert location.database == tmp_path / name / "mlflow.db"
     assert make_url(location.uri).database == str(location.database)
+    # MLflow makes the folder of the path as it is written.
+    assert location.uri.endswith(f"/{name}/mlflow.db") == (name not in ("r %41 2", "r?x"))
     assert location.artifacts is not None
     assert Path(local_file_uri_to_path(location.artifacts)) == tmp_path / name / "mlartifacts"
     assert locate(location.uri, Path("elsewhere")) == location

@@ -141,6 +141,10 @@ seeds: [3, 5, 8]
     assert (about(folder).seeds, set(about(folder).axes["toy"])) == (2, {"target", "rate"})
     copy = folder.rename(tmp_path / "copy")
     assert about(copy).name == "made"
+    (copy / "sweep.yaml").write_text("name: folded\nquestion: >\n  why?\n  how?\n")
+    assert note(about(copy), copy, None).startswith("**why? how?**\n\n")
+    (copy / "sweep.yaml").write_text("name: [")
+    assert about(copy).name == "copy"
     (copy / "sweep.yaml").unlink()
     monkeypatch.chdir(copy)
     assert about(copy).name == about(Path()).name == "copy"

@@ -35,6 +35,7 @@ def say(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_files(table: None, results: Path) -> None:
     found, folder = api.verify(results)
+    assert folder is not None
     frame = pd.read_parquet(folder / "verify.parquet")
     assert frame["name"].tolist() == [GOOD.name, BAD.name]
     assert frame["passed"].tolist() == [True, False]
@@ -75,4 +76,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
 
 def test_an_unknown_topic_is_refused(table: None, results: Path) -> None:
     with pytest.raises(SweepError, match="'lore'"):
-        api.verify(results, topics=["lore"])
+        api.verify(results, topics=["law", "lore"])
+
+
+def test_chosen_topics_leave_the_table_of_all_as_it_was(table: None, results: Path) -> None:
+    _, folder = api.verify(results)
+    assert folder is not None
+    found, none = api.verify(results, topics=["law/small"])
+    assert (len(found), none) == (1, None)
+    assert len(pd.read_parquet(folder / "verify.parquet")) == 2
