@@ -284,17 +284,15 @@ def _ray(address: str | None, cpus: int, experiments: Collection[Experiment]) ->
     import ray
 
     tune = in_background(importlib.import_module, "ray.tune")
-    try:
-        if owned:
-            with haste.imports_from(setup.import_folders(experiments)):
-                _init(address, cpus, setup.packages(experiments))
-    except Exception as error:
-        raise ExecutorError(setup.no_ray(address, error)) from error
+    if owned:
+        with _in_words(address), haste.imports_from(setup.import_folders(experiments)):
+            _init(address, cpus, setup.packages(experiments))
     with tempfile.TemporaryDirectory(prefix="modesweep-", ignore_cleanup_errors=True) as folder:
         exchange = None
         try:
-            exchange = _start_exchange()
-            tune.result()
+            with _in_words(address):
+                exchange = _start_exchange()
+                tune.result()
             yield Cluster(ray.cluster_resources(), exchange, folder, private=owned and not address)
         finally:
             if owned:
@@ -303,6 +301,14 @@ def _ray(address: str | None, cpus: int, experiments: Collection[Experiment]) ->
                     ray.shutdown()
             elif exchange:
                 ray.kill(exchange)
+
+
+@contextmanager
+def _in_words(address: str | None) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise ExecutorError(setup.no_ray(address, error)) from error
 
 
 def _init(address: str | None, cpus: int, packages: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -259,3 +260,11 @@ def test_an_address_where_no_cluster_answers(monkeypatch: pytest.MonkeyPatch, ad
         list(executor.run(suite.batches(suite.cells(1), 1)))
     assert "--address" in str(caught.value)
     executor.close()
+
+
+def test_a_ray_that_cannot_be_imported_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a user without a home, in which Tune looks for a folder when it is imported."""
+    monkeypatch.setattr("importlib.import_module", Mock(side_effect=RuntimeError("no home directory.")))
+    executor = TuneExecutor(suite.EXPERIMENTS, suite.CONTEXT, workers=1)
+    with executor, pytest.raises(ExecutorError, match="could not be started: RuntimeError: no home directory"):
+        assert executor.gpus
