@@ -78,7 +78,7 @@ def _mixtures_by_quadrature(cells: Sequence[Cell], q: Mixtures, device: str) -> 
     df = q.each[0].df  # of the family, and so of all
     evaluations = evaluate(targets, of_p, of_q, level_p=level_p, level_q=level_q, df_q=df, alpha=_alpha(cells, device))
     if df is None:
-        evaluations = _with_known_ess(cells, evaluations, np.array([fit.covariances.max() for fit in q.each]))
+        evaluations = _with_tails(cells, evaluations, of_p, np.array([fit.covariances.max() for fit in q.each]))
     return evaluations, samples
 
 
@@ -118,21 +118,40 @@ def _by_quadrature(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[li
     normal = randomness.normal((1, KEPT_SAMPLES), _generators(cells, device), torch.float64)
     samples = q.sample(normal.cpu().numpy()).transpose(0, 2, 1)
     evaluations = evaluate(targets, of_p, of_q, level_p=level, level_q=level_q, alpha=_alpha(cells, device))
-    return _with_known_ess(cells, evaluations, q.tril[:, 0, 0] ** 2), samples
+    return _with_tails(cells, evaluations, of_p, q.tril[:, 0, 0] ** 2), samples
 
 
-def _with_known_ess(cells: Sequence[Cell], evaluations: Sequence[Evaluation], variance: np.ndarray) -> list[Evaluation]:
-    """``ess_forward`` on a line, of Gaussian Q's of largest variance ``(K,)``: 0 where p^2 / q has no integral.
-
-    Panels end somewhere, and would not tell.
-    """
+def _with_tails(
+    cells: Sequence[Cell], evaluations: Sequence[Evaluation], p: Measure, variance: np.ndarray
+) -> list[Evaluation]:
+    """What panels on a line, which end somewhere, do not tell of Gaussian Q's of largest variance ``(K,)``."""
     kept = []
-    for cell, evaluation, own in zip(cells, evaluations, variance, strict=True):
-        assert isinstance(cell.target, Mixture)  # formulas on a line have other metrics
-        if cell.target.df is None and 2 * own <= cell.target.covariances.max():
+    for cell, evaluation, x, weight, own in zip(cells, evaluations, p.x[:, 0], p.weight, variance, strict=True):
+        target = cell.target
+        assert isinstance(target, Mixture)  # formulas on a line have other metrics
+        if target.df is None and 2 * own <= target.covariances.max():  # p^2 / q has no integral
             evaluation = replace(evaluation, metrics={**evaluation.metrics, "ess_forward": 0.0})
+        if target.df is not None and target.df > 2:
+            beyond = float(target.covariance[0, 0] - weight @ (x - target.mean[0]).square())
+            evaluation = _with_second_moment(target, target.df, evaluation, 0.5 * beyond / own)
         kept.append(evaluation)
     return kept
+
+
+def _with_second_moment(target: Mixture, df: float, evaluation: Evaluation, nats: float) -> Evaluation:
+    """With the nats that forward KL has beyond the panels, where -log q is a square.
+
+    So far out a mode's own place is nothing: half of them are to either side, in the cells of the modes that lead
+    there, which are those of the largest weight times scale^df.
+    """
+    lead = np.log(target.weights) + 0.5 * df * np.log(target.covariances[:, 0, 0])
+    order = np.argsort(target.means[:, 0], kind="stable")
+    leaders = order[lead[order] >= lead.max() - 1e-9]
+    by_mode = evaluation.modes["forward_shape_nats"].copy()
+    by_mode[leaders[0]] += 0.5 * nats
+    by_mode[leaders[-1]] += 0.5 * nats
+    metrics = {name: evaluation.metrics[name] + nats for name in ("forward_kl", "forward_shape_nats")}
+    return Evaluation({**evaluation.metrics, **metrics}, {**evaluation.modes, "forward_shape_nats": by_mode})
 
 
 def _by_draws(cells: Sequence[Cell], q: Gaussians, device: str) -> tuple[list[Evaluation], np.ndarray]:

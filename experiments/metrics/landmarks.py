@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -33,8 +33,15 @@ class Landmarks:
 
     @cached_property
     def borders(self) -> np.ndarray:
-        """Where the most responsible mode changes: at most ``2 M - 2`` places, but rounding may make several of one."""
-        return _borders(self.target)
+        """Where the most responsible mode changes, and where the one whose own density is the highest does.
+
+        Each at most ``2 M - 2`` places, and where all weights are equal the same; but rounding may make several of one.
+        """
+        found, weights = _borders(self.target), self.target.weights
+        if (weights == weights[0]).all():
+            return found
+        unweighted = replace(self.target, weights=np.full_like(weights, 1 / len(weights)))
+        return np.unique(np.concatenate([found, _borders(unweighted)]))
 
 
 class _ByDigest:

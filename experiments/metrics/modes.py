@@ -132,9 +132,8 @@ def gated_entropic(p: np.ndarray, q: np.ndarray, draws: int | None) -> dict[str,
     variance = 0.0
     if draws:
         # Given how many draws are inside, they are a histogram; their number is binomial, and so is P's.
-        variance = gate**2 * spread / (draws * inside)
-        if gate < 1:
-            variance += (gate * entropy) ** 2 * ((1 - inside) / inside + (1 - own) / own) / draws
+        # At a gate of 1 its own error stays: it is 1 on one side alone, and which side that is the draws do not know.
+        variance = gate**2 * (spread / inside + entropy**2 * ((1 - inside) / inside + (1 - own) / own)) / draws
     scale = math.log(len(q))
     return {
         "gated_entropic_coverage": gate * entropy / scale,

@@ -25,6 +25,7 @@ GAUSSIAN = np.array([0.6, 1.2, 1.8, 2.4, 2.5758293035489004, 3.0, 3.8, 4.8, 6.0,
 # Student-t tails: panels that double, out to where even the square of x has nothing left for df of 2.5 and more, and a
 # density for those of 1 and more; definitions of targets refuse the others.
 STUDENT = np.concatenate([GAUSSIAN[:-4], 4.8 * 2.0 ** np.arange(32)])
+MARKS = 6  # of each component: two ends of the region, and two borders of either partition
 HALF = 1.959963984540054  # of the 95 % interval of a standard normal
 # Spacings of floats at its mean: a fit's component with a smaller sd has nodes that round to too few places. Its
 # weights would miss a sum of 1 by 1e-6 and more, in the end by all of it. So the ends of its panels are held as sums of
@@ -126,7 +127,7 @@ def _region(fit: Mixture) -> tuple[float, np.ndarray]:
 
 def _mixture_edges(target: Mixture, fit: Mixture, ends: np.ndarray) -> np.ndarray:
     of_p, of_q = (_around(*_places(m), STUDENT if m.df else GAUSSIAN) for m in (target, fit))
-    count = 4 * padded_components(target.modes) + 2 * fit.modes
+    count = MARKS * padded_components(target.modes) + 2 * fit.modes
     for mixture, size in ((target, padded_components(target.modes)), (fit, fit.modes)):
         count += (2 * len(STUDENT if mixture.df else GAUSSIAN) + 1) * size
     others = [of_p[0], *_landmarks(target), _fewest(ends, 2 * fit.modes)]
@@ -139,7 +140,7 @@ def _edges(target: Mixture, mean: float, sd: float) -> np.ndarray:
     of_p = _around(*_places(target), STUDENT if target.df else GAUSSIAN)
     of_q = _around(np.array([mean]), np.array([sd]), np.append(GAUSSIAN, HALF))
     each = 2 * len(STUDENT if target.df else GAUSSIAN) + 1
-    return _in_order(of_q, [of_p[0], *_landmarks(target)], each * width + of_q.shape[1] + 4 * width, mean)
+    return _in_order(of_q, [of_p[0], *_landmarks(target)], (each + MARKS) * width + of_q.shape[1], mean)
 
 
 def _in_order(of_q: np.ndarray, others: Sequence[np.ndarray], count: int, spare: float) -> np.ndarray:
@@ -155,10 +156,10 @@ def _in_order(of_q: np.ndarray, others: Sequence[np.ndarray], count: int, spare:
 
 
 def _landmarks(target: Mixture) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the region and borders of the cells: together no more than four for each component of the padded size."""
+    """Ends of the region and borders of the cells, together no more than ``MARKS`` times the padded components."""
     known, width = landmarks(target), padded_components(target.modes)
     ends = _fewest(known.ends, 2 * width)
-    return ends, _fewest(known.borders, 4 * width - len(ends))
+    return ends, _fewest(known.borders, MARKS * width - len(ends))
 
 
 def _fewest(places: np.ndarray, most: int) -> np.ndarray:

@@ -37,10 +37,12 @@ SETTLED = 1e-7  # relative change of a value by refinement, from which it is lef
 # Gradients, per standard deviation, at which descents end: on the first level, which only finds basins; on
 # the second; and on those that only correct it, where 3e-4 leaves an error of its square in the value.
 FLAT = (1e-3, 1e-6, 3e-4, 3e-4, 3e-4)
+ARRIVED = 0.1  # gradient above which a descent has not ended at a minimum: its iterations ran out between far modes
 SADDLE = -1e-4  # curvature below which a stationary point is none of the optima
 ASIDE = 0.2  # step off a saddle
 ROUNDS = 4
 DIGITS = 11  # of what is kept, so that it is the same on every processor
+NOTHING = 1e-13  # of nats, or of a Gaussian's widths: what rounding leaves of 0
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _forward_value(target: Mixture, covariance: np.ndarray) -> tuple[float | Non
 def _minima(objective: Objective, q: Stack) -> Descended:
     """Different minima below the starts; those that stopped on a saddle leave it on both sides."""
     flat = FLAT[objective.level]
-    found = unique(descend(objective, q, flat))
+    found = unique(_arrived(descend(objective, q, flat)))
     for _ in range(ROUNDS):
         if not len(found.value):
             break
@@ -157,9 +159,13 @@ def _minima(objective: Objective, q: Stack) -> Descended:
         left = _take(found, saddle).q
         sides = [move(left, sign * aside, objective.directions) for sign in (1, -1)]
         both = np.concatenate([s[0] for s in sides]), np.concatenate([s[1] for s in sides])
-        more = descend(objective, both, flat)
+        more = _arrived(descend(objective, both, flat))
         found = unique(_join(keep, more))
     return found
+
+
+def _arrived(found: Descended) -> Descended:
+    return _take(found, found.slope <= ARRIVED)
 
 
 def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Descended) -> tuple[Optimum, ...]:
@@ -195,11 +201,15 @@ def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Desce
 
 
 def _optimum(value: float | None, error: float, label: str, mean: np.ndarray, covariance: np.ndarray) -> Optimum:
-    def kept(x: float) -> float:
-        return float(f"{x:.{DIGITS}g}") + 0.0 if abs(x) > 1e-13 else 0.0
+    def kept(x: float, scale: float = 1.0) -> float:
+        return float(f"{x:.{DIGITS}g}") + 0.0 if abs(x) > NOTHING * min(1.0, scale) else 0.0
 
-    places = tuple(kept(x) for x in mean)
-    rows = tuple(tuple(kept(x) for x in row) for row in covariance)
+    sd = np.sqrt(np.diag(covariance)).tolist()
+    places = tuple(kept(x, own) for x, own in zip(mean, sd, strict=True))
+    rows = tuple(
+        tuple(kept(x, own * other) for x, other in zip(row, sd, strict=True))
+        for row, own in zip(covariance, sd, strict=True)
+    )
     return Optimum(None if value is None else kept(value), kept(error), label, places, rows)
 
 

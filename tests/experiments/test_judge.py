@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from experiments.experiment import Outcome
 from experiments.kl_fit import KL_FIT, Params
 from experiments.kl_fit.families import Flow
-from experiments.kl_fit.fits import Flows, Mixtures
+from experiments.kl_fit.fits import Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
 from experiments.targets import Mixture
@@ -210,3 +210,61 @@ def test_student_t_fits_heavy_tails_in_two_dimensions() -> None:
         assert np.allclose(fit.covariance / 3, target.covariances[0] * best**2, rtol=0.1, atol=0.1)
         error = fit.metrics["forward_kl_se"]
         assert fit.metrics["forward_kl"] == pytest.approx(kl(best), abs=0.01 + 4 * error)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "mixture"])
+@pytest.mark.parametrize("df", [2.05, 2.2, 2.5, 4.0])
+def test_forward_kl_knows_of_the_tails_beyond_all_panels(kind: str, df: float) -> None:
+    """The cross entropy of a Gaussian in closed form, from P's moments; a mixture of two alike ones is one."""
+    generator = np.random.default_rng(int(100 * df))
+    targets, fits = [], []
+    for _ in range(8):
+        w, m, s = generator.dirichlet(np.ones(3)), generator.normal(0, 5, (3, 1)), generator.uniform(0.3, 2, 3) ** 2
+        targets.append(Mixture("t", w, m, s[:, None, None], df=df))
+        n = 1 if kind == "gaussian" else 2
+        mean, variance = generator.normal(0, 3, (1, 1)), generator.uniform(2, 40) * np.ones((1, 1, 1))
+        fits.append(Mixture("fit", np.full(n, 1 / n), mean.repeat(n, 0), variance.repeat(n, 0)))
+    if kind == "gaussian":
+        q: Any = Gaussians(np.array([f.means[0] for f in fits]), np.sqrt(np.array([f.covariances[0] for f in fits])))
+    else:
+        q = Mixtures(fits, np.ones(len(fits), dtype=bool))
+    for target, fit, judgement in zip(targets, fits, judged(targets, q, divergence="forward_kl"), strict=True):
+        log_p = log_density(target, X[:, None])
+        entropy = -integrate.simpson(np.exp(log_p) * STEP * log_p, x=U)
+        within, apart = target.covariances[:, 0, 0] * df / (df - 2), (target.means - fit.means[0])[:, 0]
+        moment = float(target.weights @ (within + apart**2))
+        variance = fit.covariances[0, 0, 0]
+        expected = 0.5 * (math.log(2 * math.pi * variance) + moment / variance) - entropy
+        found = judgement.metrics
+        assert found["forward_kl"] == pytest.approx(expected, abs=1e-7)
+        assert found["objective"] == found["forward_kl"]
+        parts = [judgement.modes[f"forward_{name}_nats"].sum() for name in ("coverage", "shape")]
+        assert sum(parts) == pytest.approx(expected, abs=1e-7)
+        assert found["forward_shape_nats"] == pytest.approx(parts[1], abs=1e-9)
+        assert math.isnan(found["log_width"]) or df >= 2.5
+
+
+def test_modes_by_their_own_density_are_cut_where_these_cross() -> None:
+    """Q's masses between the crossings of components without their weights, by bisection and scipy's cdf."""
+    targets = [random_mixture(900 + seed, 1, 4) for seed in range(16)]
+    means, sds = np.linspace(-2, 2, 16), np.linspace(0.5, 3, 16)
+    found = judged(targets, Gaussians(means[:, None], sds[:, None, None]), divergence="reverse_kl")
+    for target, mean, sd, judgement in zip(targets, means, sds, found, strict=True):
+        place, width = target.means[:, 0], np.sqrt(target.covariances[:, 0, 0])
+
+        def leader(x: np.ndarray, place: np.ndarray = place, width: np.ndarray = width) -> np.ndarray:
+            return stats.norm.logpdf(x[:, None], place, width).argmax(axis=1)
+
+        low = np.linspace(mean - 12 * sd, mean + 12 * sd, 200_001)
+        led = leader(low)
+        at = np.flatnonzero(led[1:] != led[:-1])
+        left, right = low[at], low[at + 1]
+        for _ in range(50):
+            middle = 0.5 * (left + right)
+            same = leader(middle) == led[at]
+            left, right = np.where(same, middle, left), np.where(same, right, middle)
+        ends = np.concatenate([[-np.inf], left, [np.inf]])
+        mass = np.bincount(led[[*at, -1]], np.diff(stats.norm.cdf(ends, mean, sd)), 4)
+        entropy = stats.entropy(mass)
+        assert judgement.metrics["effective_modes"] == pytest.approx(math.exp(entropy) / 4, abs=1e-9)
+        assert judgement.metrics["entropic_coverage"] == pytest.approx(entropy / math.log(4), abs=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from filelock import FileLock
-from scipy import optimize
+from scipy import integrate, optimize, stats
 
 from experiments.targets import Mixture, Points, named
 from experiments.truth import Divergence, certify, optima, search_ahead
@@ -258,3 +259,42 @@ def test_certificates_do_not_depend_on_their_company(name: str, divergence: Dive
     together = certify(target, "gaussian_full", divergence, mean, tril)
     for rows in (slice(0, 1), slice(3, 8), slice(20, 21), slice(1, 18)):
         assert certify(target, "gaussian_full", divergence, mean[rows], tril[rows]) == together[rows]
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6])
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jensen_shannon"])
+def test_optima_do_not_depend_on_the_unit(scale: float, divergence: Any) -> None:
+    weights, means, covariances = np.array([0.8, 0.2]), np.array([[-2.0], [3.0]]), np.array([[[1.0]], [[0.09]]])
+    usual = optima(Mixture("a", weights, means, covariances), "gaussian_full", divergence)
+    scaled = optima(Mixture("b", weights, scale * means, scale**2 * covariances), "gaussian_full", divergence)
+    assert [o.label for o in scaled] == [o.label for o in usual]
+    for one, other in zip(scaled, usual, strict=True):
+        assert one.value == pytest.approx(other.value, abs=1e-9)
+        assert one.mean[0] == pytest.approx(scale * other.mean[0], rel=1e-5)
+        assert one.covariance[0][0] == pytest.approx(scale**2 * other.covariance[0][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("distance", [1e3, 1e5, 1e6])
+def test_between_modes_far_apart_nothing_is_taken_for_an_optimum(distance: float) -> None:
+    """Descents from there run out of iterations; on finer levels they took minutes."""
+    target = Mixture("far", np.array([0.6, 0.4]), np.array([[-distance], [distance]]), np.array([[[1.0]], [[0.25]]]))
+    found = optima(target, "gaussian_full", "reverse_kl")
+    assert [o.label for o in found] == ["seeking:0", "seeking:1"]
+    assert [o.value for o in found] == pytest.approx([-math.log(0.6), -math.log(0.4)], abs=1e-9)
+
+
+@pytest.mark.parametrize("times", [30, 300, 3000])
+def test_forward_kl_beside_a_needle(times: int) -> None:
+    """Its entropy by scipy, in pieces around the needle."""
+    sd = 1 / times
+    target = Mixture("needle", np.full(2, 0.5), np.array([[0.0], [1.0]]), np.array([[[1.0]], [[sd**2]]]))
+
+    def integrand(x: float) -> float:
+        p = 0.5 * stats.norm.pdf(x) + 0.5 * stats.norm.pdf(x, 1, sd)
+        return -p * math.log(p)
+
+    ends = [-12, *(1 + sd * np.array([-40, -12, -4, 0, 4, 12, 40])), 12]
+    entropy = sum(integrate.quad(integrand, *pair, epsabs=1e-13, limit=200)[0] for pair in itertools.pairwise(ends))
+    (best,) = optima(target, "gaussian_full", "forward_kl")
+    variance = 0.5 * (1 + sd**2) + 0.25
+    assert best.value == pytest.approx(0.5 * math.log(2 * math.pi * math.e * variance) - entropy, abs=1e-9)
