@@ -48,7 +48,7 @@ class Params(BaseParams):
     offset: float = Field(
         1.0,
         description="distance of Q's mean from the target's, along (1, ..., 1), in coordinates in which the target"
-        " has standard deviations 1",
+        " has standard deviations 1, or for gaussian_isotropic a mean variance of 1",
     )
     width: float = Field(1.0, gt=0, description="Q's standard deviations, as a multiple of the target's")
     samples: int = Field(16, ge=1, le=8192, description="that one gradient is the mean of")

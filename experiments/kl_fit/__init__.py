@@ -281,7 +281,7 @@ def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | Non
 
 KL_FIT = Experiment(
     name="kl_fit",
-    version=4,
+    version=5,
     params=Params,
     metrics=METRICS,
     objective="objective",

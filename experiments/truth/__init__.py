@@ -6,8 +6,8 @@ unknown, except for forward KL, whose optimum matches the target's moments.
 """
 
 from experiments.truth.cache import optima, search_ahead
-from experiments.truth.certificate import Certificate, certificate, certify
+from experiments.truth.certificate import Certificate, certify
 from experiments.truth.divergence import Divergence
 from experiments.truth.search import Family, Optimum
 
-__all__ = ["Certificate", "Divergence", "Family", "Optimum", "certificate", "certify", "optima", "search_ahead"]
+__all__ = ["Certificate", "Divergence", "Family", "Optimum", "certify", "optima", "search_ahead"]

@@ -206,7 +206,7 @@ def run_batch(cells: Sequence[Cell], device: str, checkpoints: Checkpoints | Non
 
 VAE = Experiment(
     name="vae",
-    version=4,
+    version=5,
     params=Params,
     metrics=METRICS,
     objective="objective",
