@@ -55,6 +55,13 @@ def test_a_container_s_memory_bounds_the_stacks(monkeypatch: pytest.MonkeyPatch)
         assert {len(batch.cells) for batch in batches} <= sizes, limit
 
 
+def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of({"size": [2], "rate": list(range(1, 65))}, seeds=10)
+    monkeypatch.setattr(cgroup, "memory_limit", lambda: 2_048_000)  # a quarter is for 256 cells
+    largest = [max(len(batch.cells) for batch in cut(plan, CATALOGUE, Options(), workers=n)) for n in (1, 2, 4, 8)]
+    assert largest == [256, 128, 64, 32]
+
+
 def padded(batch: Batch) -> int:
     return MULTIPLE * math.ceil(len(batch.cells) / MULTIPLE)
 

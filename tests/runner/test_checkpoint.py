@@ -25,7 +25,7 @@ from runner.display import plan_view
 from runner.errors import NoResultsError
 from runner.executors.inline import InlineExecutor
 from runner.planning import make_plan
-from runner.progress import Tally, _line
+from runner.progress import Tally, _line, duration
 from runner.spec import load_sweep
 from runner.store.checkpoints import CheckpointFolder
 from runner.store.checkpoints import begun as begun_of
@@ -208,6 +208,21 @@ def test_a_long_batch_shows_how_far_it_is() -> None:
     assert tally.share == 0.5
     assert "cells/min" in _line(tally)
     assert "%" not in _line(tally)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (7.6, "8 s"),
+        (59.6, "1 min 00 s"),
+        (125.4, "2 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (11_400, "3 h 10 min"),
+    ],
+)
+def test_a_duration_is_rounded_before_it_is_split(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
 
 
 def test_status_tells_of_a_run_that_has_no_record_yet(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import MagicMock, Mock
@@ -198,6 +199,18 @@ def test_a_summary_says_what_is_not_ok_or_has_not_run_and_what_runs_it(say) -> N
     assert "--retry-failed" not in told
 
 
+def test_the_exit_code_says_whether_every_cell_that_was_asked_for_is_ok(say) -> None:
+    Path("mine.yaml").write_text(GOOD + "    cases: [{learning_rate: 0.02}, {learning_rate: 1.0e+30}]\n")
+    run = ("run", "mine.yaml", "--executor", "inline", "--mlflow", "off", "--set", "divergence=forward_kl")
+    assert say(*run).code == 1
+    ids = dict(pd.read_parquet("results/mine/cells.parquet")[["status", "cell_id"]].to_numpy())
+    assert say(*run).code == 1  # nothing ran, and what there is has not changed
+    assert say(*run, "--cell", ids["ok"]).code == 0
+    assert say(*run, "--cell", ids["diverged"], "--json").code == 1
+    Path("mine.yaml").write_text(GOOD + "    cases: [{learning_rate: 0.02}]\n")
+    assert say(*run).code == 0  # nothing ran here either
+
+
 def test_hints_look_where_the_command_looked(say, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mine.yaml").write_text(GOOD)
     here = ["--results", "my runs"]
@@ -249,6 +262,25 @@ def test_ctrl_c_says_how_to_continue(say, monkeypatch: pytest.MonkeyPatch) -> No
     assert said.code == 130
     assert said.out == ""
     assert "To continue: modesweep run smoke --results 'my results' --json\n" in said.err
+
+
+def test_sigterm_ends_a_run_in_good_order(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(GOOD + "seeds: 500\n")
+    command = [sys.executable, "-m", "runner.cli", "run", "mine.yaml", "--executor", "inline", "--mlflow", "off"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, "--cells-per-batch", "1"], cwd=tmp_path, env=environment, **piped) as running:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("results/mine/records/*.parquet")):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.terminate()
+        out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "")
+    assert "Stopped early; to continue: modesweep run mine.yaml" in out
+    assert 0 < len(pd.read_parquet(tmp_path / "results/mine/cells.parquet")) < 1000
+    assert (tmp_path / "results/mine/report.html").is_file()
 
 
 def test_stopped_before_the_first_batch(say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -67,6 +68,15 @@ def test_a_changed_number_is_noticed(results: Path, tmp_path: Path) -> None:
     )
     (part,) = differences(table, changed)
     assert part.identical == (7, 8)
+
+
+def test_a_number_that_both_lack_is_the_same(results: Path) -> None:
+    table = read_table("cells", "again", results)
+    at, field = table.column_names.index("coverage"), table.schema.field("coverage")
+    values = pa.array([None, np.nan, *table["coverage"].to_pylist()[2:]], from_pandas=False)
+    lacking = table.set_column(at, field, values)
+    assert differences(lacking, lacking)[0].identical == (8, 8)
+    assert differences(table, lacking)[0].identical == differences(lacking, table)[0].identical == (6, 8)
 
 
 def test_pairs_of_which_one_is_not_ok_are_counted_and_no_more(results: Path) -> None:

@@ -7,17 +7,24 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 from rich.console import Console
 
+from experiments.experiment import Outcome
+from runner.checkpoint import Origin, Saved
 from runner.display import report_view
 from runner.driver import Report, run
 from runner.errors import StoreError, SweepError
@@ -25,11 +32,13 @@ from runner.executors.inline import InlineExecutor
 from runner.options import Options
 from runner.progress import Silent, Tally
 from runner.spec import load_sweep
+from runner.store.checkpoints import CheckpointFolder
 from runner.store.lock import hold
 from runner.store.reading import read_cells, read_curves, read_modes, read_samples, read_summary
 from runner.tracking.follower import Follower
 from runner.tracking.request import ExportReport
-from tests.runner.fakes import CATALOGUE
+from tests.runner import fakes
+from tests.runner.fakes import CATALOGUE, TOY
 
 
 class Hearing(Silent):
@@ -152,8 +161,9 @@ def test_failed_cells_run_again_only_when_asked(results: Path) -> None:
     assert len(read_cells("toys", results)) == 24
 
 
-def test_fail_fast_stops_at_the_first_cell_that_is_not_ok(results: Path) -> None:
-    report = go(results, sweep(mode=["raise", "fine"]), cells_per_batch=2, fail_fast=True)
+@pytest.mark.parametrize("mode", ["raise", "diverge"])
+def test_fail_fast_stops_at_the_first_cell_that_is_not_ok(results: Path, mode: str) -> None:
+    report = go(results, sweep(mode=[mode, "fine"]), cells_per_batch=2, fail_fast=True)
     assert report.stopped == "fail_fast"
     assert 0 < report.counts.missing < 24
 
@@ -226,6 +236,21 @@ def test_a_second_ctrl_c_ends_a_run_at_once(results: Path, monkeypatch: pytest.M
     assert len(read_cells("toys", results)) == 1
 
 
+def test_sigterm_ends_a_run_as_ctrl_c_does_and_no_longer_than_it_lasts(results: Path) -> None:
+    heard: list[Any] = []
+
+    class Ending(Silent):
+        def advance(self, tally: Tally) -> None:
+            heard.append(signal.getsignal(signal.SIGTERM))
+            if tally.done == 4:
+                heard[-1](signal.SIGTERM, None)
+
+    before = signal.getsignal(signal.SIGTERM)
+    report = go(results, listener=Ending(), cells_per_batch=1)
+    assert (report.stopped, report.counts.ok, len(heard)) == ("interrupted", 4, 4)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def exporters() -> list[psutil.Process]:
     """The export processes of this process."""
     return [child for child in psutil.Process().children() if "runner.tracking.follow" in child.cmdline()]
@@ -240,6 +265,44 @@ def test_an_error_ends_the_export_too(results: Path) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         go(results, listener=Breaking(), mlflow="cells")
     assert exporters() == []
+
+
+def raising_once(cells: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
+    if any(cell.params.mode == "raise" for cell in cells) and not Path("mended").exists():
+        raise RuntimeError("not mended")
+    mended = [replace(cell, params=cell.params.model_copy(update={"mode": "fine"})) for cell in cells]
+    return fakes.run_batch(mended, device)
+
+
+def parent_status(database: Path) -> str:
+    found = "SELECT status FROM runs JOIN tags USING (run_uuid) WHERE key = 'kind' AND tags.value = 'sweep'"
+    with closing(sqlite3.connect(database)) as connection:
+        ((status,),) = connection.execute(found)
+    return str(status)
+
+
+def test_mlflow_is_told_how_a_run_ended(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    follower = MagicMock(finish=Mock(return_value=ExportReport(24)), poll=Mock(return_value=Mock(exported=0)))
+    monkeypatch.setattr("runner.driver.Follower", Mock(return_value=follower))
+    catalogue = replace(CATALOGUE, experiments={"toy": replace(TOY, run_batch=raising_once)})
+    asked = options(results, mlflow="cells", retry_failed=True)
+    for changes in ({"fail_fast": True}, {}):
+        run(sweep(mode=["raise", "fine"]), catalogue, replace(asked, **changes))
+    Path("mended").touch()
+    run(sweep(mode=["raise", "fine"]), catalogue, asked)
+    assert [call.args[0] for call in follower.finish.call_args_list] == ["KILLED", "FAILED", "FINISHED"]
+
+
+@pytest.mark.slow
+def test_mlflow_s_run_of_the_sweep_says_whether_every_cell_is_ok(results: Path, tmp_path: Path) -> None:
+    catalogue = replace(CATALOGUE, experiments={"toy": replace(TOY, run_batch=raising_once)})
+    told = options(results, mlflow="cells", tracking_uri=f"sqlite:///{tmp_path / 'store.db'}")
+    bad = sweep(mode=["fine", "raise"])
+    assert run(bad, catalogue, told).ran == {"ok": 12, "failed": 12}
+    assert parent_status(tmp_path / "store.db") == "FAILED"
+    Path("mended").touch()
+    assert run(bad, catalogue, replace(told, retry_failed=True)).all_ok
+    assert parent_status(tmp_path / "store.db") == "FINISHED"
 
 
 def test_ctrl_c_while_mlflow_is_waited_for(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,3 +360,46 @@ def test_a_damaged_shard_is_told_and_its_cells_run_again(results: Path) -> None:
     columns = ["cell_id", "coverage", "loss", "seed"]
     pd.testing.assert_frame_equal(before[columns], read_cells("toys", results)[columns])
     assert list((results / "toys/records").glob("*.damaged"))
+
+
+def keeping(cells: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
+    checkpoints.keep(cells, 0.5, {"x": np.zeros(len(cells))})
+    return fakes.run_batch(cells, device)
+
+
+def test_a_checkpoint_goes_when_its_cells_have_records(results: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    class Looking(Silent):
+        def advance(self, tally: Tally) -> None:
+            seen.append((tally.done, len(list(results.glob("toys/checkpoints/*")))))
+
+    catalogue = replace(CATALOGUE, experiments={"toy": replace(TOY, run_batch=keeping)})
+    run(sweep(), catalogue, options(results, cells_per_batch=4), Looking())
+    assert seen == [(0, 1), (4, 0), (4, 1), (8, 0), (8, 1), (12, 0)]
+
+
+def test_of_what_a_killed_driver_left_only_checkpoints_of_cells_without_record_stay(results: Path) -> None:
+    class Interrupting(Silent):
+        def begin(self, tally: Tally) -> None:
+            raise KeyboardInterrupt
+
+    done = go(results).plan.cells
+    more = sweep(rate=[0.5, 1.0, 2.0, 4.0])
+    left = [cell for cell in go(results, more, Interrupting()).plan.cells if cell not in done]
+    kept = CheckpointFolder(results / "toys", "")
+    for cell in (done[0], left[0]):
+        kept.write(Saved((cell.id,), Origin("", "cpu"), 0.5, 0.0, {}).to_bytes())
+    halves = [results / "toys" / name for name in (".cells.parquet-1.tmp", "records/.b-1.parquet-1.tmp")]
+    for half in halves:
+        half.write_bytes(b"half")
+    go(results, more, Interrupting())
+    assert set(CheckpointFolder(results / "toys", "").cells) == {left[0].id}
+    assert not any(half.exists() for half in halves)
+
+
+def test_without_samples_no_draws_of_an_earlier_run_stay(results: Path) -> None:
+    folder = go(results).folder
+    assert {"samples.parquet", "targets.parquet"} <= {path.name for path in folder.iterdir()}
+    go(results, samples=False)
+    assert not {"samples.parquet", "targets.parquet"} & {path.name for path in folder.iterdir()}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pyarrow.parquet as pq
 
@@ -37,6 +38,20 @@ def test_figures_of_all_batches_add_up_and_leave_no_trace_in_the_records(tmp_pat
     shown = profile.read(path)
     assert shown["workers"]["... of their time in cells"] == 0.25
     assert json.loads(path.read_text())["functions"][0]["function"] == "runner/worker.py:run"
+
+
+def test_a_foreign_function_s_time_is_its_caller_s_own() -> None:
+    """As cProfile has it: calls without and with recursion, own seconds, those in all, and by caller the same."""
+    f, g = ("/a/runner/f.py", 1, "f"), ("/a/experiments/g.py", 2, "g")
+    sleep, deep = ("~", 0, "<sleep>"), ("/lib/deep.py", 3, "deep")
+    rows = {
+        f: (1, 1, 1.0, 23.0, {}),
+        g: (1, 2, 2.0, 10.0, {f: (1, 2, 2.0, 10.0)}),
+        sleep: (5, 5, 12.0, 12.0, {f: (1, 1, 4.0, 4.0), g: (2, 2, 8.0, 8.0), deep: (2, 2, 0.5, 0.5)}),
+        deep: (1, 1, 7.5, 8.0, {f: (1, 1, 7.5, 8.0)}),
+    }
+    spent = profile._of_packages(Mock(stats=rows))
+    assert spent == {"runner/f.py:f": [1, 1.0 + 4.0 + 7.5, 23.0], "experiments/g.py:g": [2, 2.0 + 8.0, 10.0]}
 
 
 def test_the_longest_idle_is_that_of_the_worker_who_is_done_first(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_every_field_says_its_role_unit_and_meaning() -> None:
     assert layout.metadata == about
 
 
-@pytest.mark.parametrize("name", ["seed", "coverage", "curves", "n_ok", "shape"])
+@pytest.mark.parametrize(
+    "name", ["seed", "coverage", "curves", "shape", "n", "n_ok", "pareto", "nuisance_best", "sweep_best_gap"]
+)
 def test_a_name_that_is_taken_is_refused(name: str) -> None:
     clash = replace(TOY, metrics=(*TOY.metrics, Metric(name, "", "")))
     with pytest.raises(ValueError, match=name):
@@ -170,6 +172,15 @@ def test_a_record_holds_all_of_an_outcome_through_parquet(held: list[Any], tmp_p
                 draws = outcome.samples.astype(np.float32)
             assert len(row["q_samples"]) == len(draws)
             assert same(np.array(row["q_samples"]).reshape(draws.shape), draws)
+
+
+def test_what_an_outcome_does_not_say_of_its_modes_is_null_beside_one_that_does() -> None:
+    plain = TOY.run_batch([cell(0)], "cpu")[0]
+    measured = replace(plain, modes={**plain.modes, "forward_coverage_nats": np.array([0.25, np.nan])})
+    table = records_of([cell(i) for i in range(4)], [plain, measured, Failure("failed", "boom"), plain])
+    found = [[mode["forward_coverage_nats"] for mode in row["modes"] or []] for row in table.to_pylist()]
+    assert str(found) == "[[None, None], [0.25, nan], [], [None, None]]"
+    assert {mode["reverse_shape_nats"] for row in table.to_pylist() for mode in row["modes"] or []} == {None}
 
 
 def test_draws_beyond_single_precision_become_infinite() -> None:

@@ -203,6 +203,23 @@ def test_an_old_file_stays_when_the_new_one_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_is_there_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    replace = os.replace
+
+    def noted(temporary: Path, path: Path) -> None:
+        done.append(("replace", temporary.stat().st_ino))
+        replace(temporary, path)
+
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(("flush", os.fstat(descriptor).st_ino)))
+    monkeypatch.setattr(os, "replace", noted)
+    path = write_shard(tmp_path, records([cell(0)]))
+    file, folder = path.stat().st_ino, path.parent.stat().st_ino
+    assert done == [("flush", file), ("replace", file), ("flush", folder)]
+
+
 WRITER = """
     import sys
     from pathlib import Path

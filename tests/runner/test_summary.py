@@ -106,17 +106,20 @@ def test_labels_that_differ_are_listed_with_their_number() -> None:
     assert summarise(cells_of(frame))["shape"].to_pylist() == ["narrow (2), wide (1)", "wide", None]
 
 
-def brute_force_frontier(points: list[tuple[str, float, float]]) -> list[bool]:
-    def beaten(target: str, c: float, s: float) -> bool:
-        return any(t == target and c2 >= c and s2 >= s and (c2 > c or s2 > s) for t, c2, s2 in points)
+def brute_force_frontier(points: list[tuple[str, str, float, float]]) -> list[bool]:
+    def beaten(group: tuple[str, str], c: float, s: float) -> bool:
+        return any((e, t) == group and c2 >= c and s2 >= s and (c2 > c or s2 > s) for e, t, c2, s2 in points)
 
-    return [bool(np.isfinite(c + s)) and not beaten(t, c, s) for t, c, s in points]
+    return [bool(np.isfinite(c + s)) and not beaten((e, t), c, s) for e, t, c, s in points]
+
+
+POINT = st.tuples(st.sampled_from(["toy", "other"]), st.sampled_from(["near", "far"]), COVERAGES, COVERAGES)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["near", "far"]), COVERAGES, COVERAGES), min_size=1, max_size=14))
-def test_the_frontier_is_what_brute_force_finds(points: list[tuple[str, float, float]]) -> None:
-    frame = pd.DataFrame(points, columns=["target", "coverage", "sharpness"])
+@given(st.lists(POINT, min_size=1, max_size=14))
+def test_the_frontier_is_what_brute_force_finds(points: list[tuple[str, str, float, float]]) -> None:
+    frame = pd.DataFrame(points, columns=["experiment", "target", "coverage", "sharpness"])
     frame["rate"] = np.arange(len(frame)) + 1.0
     assert summarise(cells_of(frame))["pareto"].to_pylist() == brute_force_frontier(points)
 
@@ -202,6 +205,15 @@ def test_edges_are_counted_over_settings_and_text_has_none() -> None:
     sentences = edge_warnings(summarise(cells_of(frame, nuisance=("rate", "mode"))))
     assert len(sentences) == 1
     assert "in 1 of 2 settings the best rate is the smallest tried (0.1)" in sentences[0]
+
+
+def test_the_only_value_tried_is_no_edge() -> None:
+    tried = {"near": [0.1, 1.0, 10.0], "far": [5.0]}
+    frame = pd.DataFrame([(target, rate) for target in tried for rate in tried[target]], columns=["target", "rate"])
+    frame["loss"] = np.abs(np.log(frame["rate"]))
+    assert edge_warnings(summarise(cells_of(frame, nuisance=("rate",)))) == []
+    (sentence,) = edge_warnings(summarise(cells_of(frame.assign(loss=frame["rate"]), nuisance=("rate",))))
+    assert "in 1 of 1 settings the best rate is the smallest tried (0.1)" in sentence
 
 
 def grid(**axes: Any) -> pd.DataFrame:

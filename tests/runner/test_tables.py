@@ -22,6 +22,7 @@ from runner.store import reading, tables
 from runner.store.manifest import read_manifest, write_manifest
 from runner.store.shards import write_shard
 from runner.store.tables import Counts, write_tables
+from runner.store.targets import write_targets
 from tests.runner.fakes import TOY, ToyParams, mixture
 from tests.runner.made import START, cell, records
 
@@ -215,6 +216,15 @@ def test_samples_can_be_left_out(sweep: tuple[Path, list[Cell]]) -> None:
     assert not (folder / "samples.parquet").exists()
     with pytest.raises(StoreError, match="does not exist"):
         reading.read_samples(folder)
+
+
+def test_coordinates_that_a_target_does_not_have_are_null(tmp_path: Path) -> None:
+    write_targets(tmp_path, [mixture("plane", 1.0, dim=2), mixture("line", 1.0)], n=3)
+    table = pq.read_table(tmp_path / "targets.parquet")
+    assert table["target"].to_pylist() == ["plane"] * 3 + ["line"] * 3
+    assert table["draw"].to_pylist() == [0, 1, 2] * 2
+    assert [value is None for value in table["x0"].to_pylist()] == [False] * 6
+    assert [value is None for value in table["x1"].to_pylist()] == [False] * 3 + [True] * 3
 
 
 def test_only_failures_and_no_records_at_all(tmp_path: Path) -> None:

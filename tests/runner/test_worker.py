@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from experiments.experiment import Outcome
 from runner import worker
+from runner.checkpoint import Origin, Saved
 from tests.runner import fakes
 from tests.runner.fakes import TOY
 from tests.suites.executors import CONTEXT, batches, cells
@@ -149,6 +151,23 @@ def test_a_gpu_in_error_fails_its_cells_and_no_more(monkeypatch: pytest.MonkeyPa
     assert set(table["status"].to_pylist()) == {"failed"}
     assert table["error"][0].as_py().startswith("RuntimeError: CUDA error")
     assert set(worker.run(TOY, batch, CONTEXT, "cuda")["status"].to_pylist()) == {"ok"}
+
+
+def test_a_checkpoint_is_of_the_device_that_trained() -> None:
+    found, sent = [], []
+
+    def keeping(stack: Sequence[Any], device: str, checkpoints: Any = None) -> list[Outcome]:
+        found.append(checkpoints.find(stack) is not None)
+        checkpoints.keep(stack, 0.5, {})
+        return fakes.run_batch(stack, "cpu")
+
+    (batch,) = batches(cells(2), 2)
+    toy = replace(TOY, run_batch=keeping)
+    for device in ("cuda", "cuda", "cpu"):
+        worker.run(toy, batch, CONTEXT, device, held=sent[-1:], send=sent.append)
+    assert found == [False, True, False]
+    origins = [Saved.read(io.BytesIO(file)).origin for file in sent]
+    assert origins == [Origin(CONTEXT.code_digest, device) for device in ("cuda", "cuda", "cpu")]
 
 
 def test_records_of_a_lost_worker() -> None:
