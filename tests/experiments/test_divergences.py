@@ -161,6 +161,26 @@ def test_every_estimator_of_reverse_kl_has_its_gradient_on_average(estimator: st
     assert gradient == pytest.approx(plain[1], abs=0.03)
 
 
+def test_the_mean_of_all_others_is_a_baseline_without_bias() -> None:
+    """Of two samples, of which each is the other's baseline: the mean of many gradients, by quadrature."""
+    target, mean, sd, cells = random_mixture(3, 1, 2), 0.4, 1.3, 20_000
+    noise = torch.Generator().manual_seed(3)
+    theta = torch.tensor([[mean, math.log(sd)]], dtype=torch.float64).expand(cells, 2)
+    drawn = Noise(torch.randn(cells, 1, 2, generator=noise, dtype=torch.float64), 2)
+    stack = StackedMixture.stack([target] * cells, torch.float64)
+    params = Params(target=target.name, divergence="reverse_kl", estimator="score_function_baseline", samples=2)
+    _, gradients = divergence([params], theta).loss_and_gradient(stack, Gaussian("full", 1), theta, drawn, whole=True)
+    found = gradients.numpy()
+    error = found.std(axis=0) / math.sqrt(cells)
+    for j, step in enumerate(([1e-4, 0.0], [0.0, 1e-4])):
+        ends = [
+            exact(target, mean + s * step[0], sd * math.exp(s * step[1]), {"divergence": "reverse_kl"}) for s in (1, -1)
+        ]
+        slope = (ends[0] - ends[1]) / 2e-4
+        assert found[:, j].mean() == pytest.approx(slope, abs=4.5 * error[j])
+        assert error[j] < 0.05 * abs(slope)
+
+
 def test_sticking_the_landing_is_still_where_q_is_the_target() -> None:
     target = random_mixture(4, 1, 1)
     mean, sd = float(target.mean[0]), math.sqrt(float(target.covariance[0, 0]))
@@ -292,6 +312,27 @@ def test_student_t_fits_whose_tails_alone_are_infinite_are_refused(
             KL_FIT.check(params, target)
     else:
         KL_FIT.check(params, target)
+
+
+@pytest.mark.parametrize(("alpha", "df", "family_df"), [(2.0, 3.0, 6), (1.5, 4.0, 12), (-1.0, 12.0, 6)])
+def test_student_t_fits_whose_tails_are_at_the_boundary_are_refused(alpha: float, df: float, family_df: int) -> None:
+    """p^alpha q^(1 - alpha) falls like 1 / r: each decade has the same integral, and with a lighter tail less."""
+
+    def decade(end: float, df_q: float) -> float:
+        def f(u: float) -> float:
+            x = math.exp(u)
+            return math.exp(alpha * stats.t(df).logpdf(x) + (1 - alpha) * stats.t(df_q).logpdf(x) + u)
+
+        return float(integrate.quad(f, math.log(end), math.log(10 * end))[0])
+
+    assert decade(1e6, family_df) == pytest.approx(decade(1e4, family_df), rel=1e-3)
+    finite = family_df - 1 if alpha > 1 else family_df + 1
+    assert decade(1e6, finite) < 0.5 * decade(1e4, finite)
+    target = Mixture("t", np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)), df=df)
+    params = Params(target="t", divergence="alpha", alpha=alpha, family="student_t", family_df=family_df)
+    with pytest.raises(ValueError, match="divergence infinite"):
+        KL_FIT.check(params, target)
+    KL_FIT.check(params.model_copy(update={"family_df": finite}), target)
 
 
 def test_a_stack_shares_optimizer_and_coordinates_and_not_its_starts() -> None:

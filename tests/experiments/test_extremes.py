@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import integrate, optimize, stats
 
 from experiments.catalogue import CATALOGUE
 from experiments.experiment import Outcome
-from experiments.kl_fit import Params, check
+from experiments.kl_fit import Params, batch, check
 from experiments.metrics.landmarks import landmarks
 from experiments.targets import Mixture
 
@@ -72,6 +74,58 @@ def test_borders_are_found_however_narrow_the_modes(weights: list[float], means:
     found = landmarks(on_a_line(weights, means, sds)).borders
     for border in expected:
         assert np.abs(found - border).min() < 1e-9 * (1 + abs(border))
+
+
+@pytest.mark.parametrize("df", [1.5, 3.0, 30.0])
+def test_borders_between_student_ts_are_where_scipys_densities_cross(df: float) -> None:
+    """With their weights, and without: every change of who leads, from a fine grid, by brentq."""
+    weights, means, sds = [0.2, 0.5, 0.3], [-3.0, 0.5, 4.0], [0.4, 2.0, 0.9]
+    expected = []
+    for shares in (weights, [1 / 3] * 3):
+
+        def joint(x: np.ndarray | float, shares: list[float] = shares) -> np.ndarray:
+            return np.log(shares) + stats.t.logpdf(np.asarray(x)[..., None], df, means, sds)
+
+        grid = np.sinh(np.linspace(-9, 9, 40_001))
+        leader = joint(grid).argmax(axis=1)
+        for i in np.flatnonzero(leader[1:] != leader[:-1]):
+            one, other = leader[i], leader[i + 1]
+            ahead = lambda x, one=one, other=other: joint(x)[one] - joint(x)[other]  # noqa: E731
+            expected.append(optimize.brentq(ahead, grid[i], grid[i + 1], xtol=1e-14))
+    found = landmarks(replace(on_a_line(weights, means, sds), df=df)).borders
+    assert len(expected) >= 6
+    assert found == pytest.approx(sorted(expected), rel=1e-9, abs=1e-9)
+
+
+class Breaks:
+    """A loss that is flat, but for one step at which the second cell's is not a number, or its gradient not."""
+
+    samples_target = False
+
+    def __init__(self, step: int, of_loss: bool) -> None:
+        self.at, self.step, self.of_loss = 0, step, of_loss
+
+    def is_written_out(self, *of: object) -> bool:
+        return False
+
+    def loss_and_gradient(self, target: Any, family: Any, theta: torch.Tensor, noise: Any, whole: bool) -> Any:
+        loss, gradient = torch.zeros(len(theta)), torch.zeros_like(theta)
+        if self.at == self.step:
+            (loss if self.of_loss else gradient)[1] = math.nan
+        self.at += 1
+        return loss, gradient
+
+
+@pytest.mark.parametrize("of_loss", [True, False])
+@pytest.mark.parametrize("step", [0, 1, 7, 19])
+def test_a_fit_diverged_after_as_many_steps_as_were_sound(
+    step: int, of_loss: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where its numbers would be finite again afterwards."""
+    monkeypatch.setattr(batch, "divergence", lambda params, like: Breaks(step, of_loss))
+    sound, broken = outcomes(NORMAL, seeds=2, divergence="reverse_kl", steps=20, samples=16)
+    assert (sound.status, broken.status) == ("ok", "diverged")
+    assert str(broken.error).startswith(f"diverged at step {step}: ")
 
 
 def test_a_needle_beside_a_broad_mode() -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, stats
+from scipy import integrate, optimize, stats
 
 from experiments.experiment import Outcome
 from experiments.gradients import GRADIENTS
 from experiments.kl_fit import KL_FIT, Params, judge
 from experiments.kl_fit.families import Flow
-from experiments.kl_fit.fits import Flows
+from experiments.kl_fit.fits import Flows, Gaussians
 from experiments.targets import Analytic
 from experiments.vae import VAE
 from tests.experiments.test_families import random_theta
 from tests.experiments.test_judge import check_by_draws
 from tests.experiments.test_kl_invariance import cells, check_equal
-from tests.experiments.test_target_suite import analytic, log_density, plane, well_z
+from tests.experiments.test_target_suite import analytic, log_density, plane, well, well_z
 
 
 def fitted(name: str, seeds: range, **params: Any) -> list[Outcome]:
@@ -79,6 +80,44 @@ def test_reverse_kl_keeps_the_heavy_well() -> None:
         assert m["reverse_kl"] == pytest.approx(best.fun, abs=4.5 * m["reverse_kl_se"] + 0.002)
         assert (m["modes_captured"], m["modes_total"]) == (1, 2)
         assert m["collapse_invoice"] == pytest.approx(-math.log(0.844307), abs=1e-4)
+
+
+def test_nats_of_each_well_are_those_of_quadrature() -> None:
+    """Of N(0.8, 1.1) along the wells: on both sides of the barrier, and what they add up to."""
+    q, edge = stats.norm(0.8, 1.1), optimize.minimize_scalar(well, bounds=(-0.5, 0.5), method="bounded").x
+    target, log_z = analytic("double_well"), math.log(well_z())
+    cell = SimpleNamespace(params=Params(target="double_well"), target=target, seed=0)
+    fit = Gaussians(np.array([[0.8, 0.0]]), np.diag([1.1, 1.0])[None])
+    (found,) = judge.judge([cell], fit, np.array([True]), "cpu")
+    for name in ("forward", "reverse"):
+        whole = {}
+        for k, (low, high) in enumerate(((-6.0, edge), (edge, 7.0))):
+
+            def log_p(x: float) -> float:
+                return -(x**4) + 6 * x**2 + x / 2 - log_z
+
+            def integral(f: Callable[[float], float], low: float = low, high: float = high) -> float:
+                return float(integrate.quad(f, low, high, points=[-1.7, 1.7], limit=200)[0])
+
+            a, b = integral(lambda x: math.exp(log_p(x))), integral(q.pdf)
+            kl = integral(lambda x: math.exp(log_p(x)) * (log_p(x) - q.logpdf(x)))
+            if name == "reverse":
+                a, b, kl = b, a, integral(lambda x: q.pdf(x) * (q.logpdf(x) - log_p(x)))
+            whole[k] = a * math.log(a / b), kl - a * math.log(a / b)
+        for part, key in enumerate((f"{name}_coverage_nats", f"{name}_shape_nats")):
+            error = 4.5 * found.metrics[f"{key}_se"] + 2e-3
+            assert found.modes[key].sum() == pytest.approx(found.metrics[key], abs=1e-9)
+            assert found.metrics[key] == pytest.approx(whole[0][part] + whole[1][part], abs=error)
+            own = 4.5 * found.metrics[f"{name}_kl_se"] + 0.02
+            assert found.modes[key] == pytest.approx([whole[0][part], whole[1][part]], abs=own)
+
+
+def test_crosses_have_no_forward_kl_beside_a_gaussian() -> None:
+    """Their coordinates are Student-t of df 2, exactly where scipy's have no variance any more."""
+    assert stats.t(2).var() == math.inf > stats.t(2.01).var()
+    (found,) = fitted("student_t_jax", range(1), divergence="reverse_kl", steps=3)
+    assert found.metrics["forward_kl"] == math.inf
+    assert math.isfinite(found.metrics["reverse_kl"]) and found.metrics["ess_forward"] == 0
 
 
 def test_forward_kl_has_the_moments_of_two_moons() -> None:

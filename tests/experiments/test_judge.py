@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +13,15 @@ import torch
 from scipy import integrate, optimize, stats
 from scipy.special import logsumexp
 
+from experiments import randomness
 from experiments.experiment import Outcome
 from experiments.kl_fit import KL_FIT, Params
 from experiments.kl_fit.families import Flow
 from experiments.kl_fit.fits import Flows, Gaussians, Mixtures
 from experiments.kl_fit.judge import judge
 from experiments.kl_fit.judge_points import Judgement
-from experiments.targets import Mixture
+from experiments.metrics.neighbours import standard_error
+from experiments.targets import Mixture, Points
 from tests.experiments.test_families import random_theta
 from tests.experiments.test_kl_truth import fitted, random_mixture
 
@@ -55,7 +57,7 @@ def pairs(dim: int, kind: str, count: int = 32) -> tuple[list[Mixture], list[Mix
     return targets, fits
 
 
-def judged(targets: list[Mixture], fits: Any, **params: Any) -> list[Judgement]:
+def judged(targets: Sequence[Mixture | Points], fits: Any, **params: Any) -> list[Judgement]:
     cells = [SimpleNamespace(params=Params(target="any", **params), target=t, seed=k) for k, t in enumerate(targets)]
     return judge(cells, fits, np.ones(len(cells), dtype=bool), "cpu")
 
@@ -268,3 +270,93 @@ def test_modes_by_their_own_density_are_cut_where_these_cross() -> None:
         entropy = stats.entropy(mass)
         assert judgement.metrics["effective_modes"] == pytest.approx(math.exp(entropy) / 4, abs=1e-9)
         assert judgement.metrics["entropic_coverage"] == pytest.approx(entropy / math.log(4), abs=1e-9)
+
+
+def with_moments_of(fits: list[Mixture]) -> Gaussians:
+    return Gaussians(np.array([f.mean for f in fits]), np.linalg.cholesky(np.array([f.covariance for f in fits])))
+
+
+@pytest.mark.parametrize("chosen", [{"divergence": "jeffreys"}, {"divergence": "mixed", "forward_weight": 0.2}])
+def test_the_error_of_two_kls_is_that_of_independent_draws(chosen: dict[str, Any]) -> None:
+    """Of P and of Q: variances add, each times its weight squared."""
+    targets, fits = pairs(2, "gaussian", 4)
+    forward = chosen.get("forward_weight", 1.0)
+    reverse = 1 - forward if "forward_weight" in chosen else 1.0
+    for found in judged(targets, with_moments_of(fits), **chosen):
+        m = found.metrics
+        assert m["objective"] == pytest.approx(forward * m["forward_kl"] + reverse * m["reverse_kl"], rel=1e-12)
+        variance = forward**2 * m["forward_kl_se"] ** 2 + reverse**2 * m["reverse_kl_se"] ** 2
+        assert m["objective_se"] ** 2 == pytest.approx(variance, rel=1e-9)
+        assert min(m["forward_kl_se"], m["reverse_kl_se"]) > 0
+
+
+@pytest.mark.parametrize(("n", "p"), [(5, 0.0), (7, 0.3), (200, 0.015), (2000, 0.97), (2000, 1.0)])
+def test_a_share_of_n_points_has_the_binomials_error(n: int, p: float) -> None:
+    assert standard_error(p, n) == pytest.approx(stats.binom.std(n, p) / n, abs=1e-15)
+
+
+def seconds_and_milliseconds(n: int = 400) -> Points:
+    """Two columns, the second of which is in a unit a thousand times as small."""
+    x = np.random.default_rng(1).standard_t(8, (n, 2)) @ np.array([[1.0, 0.5], [0.0, 0.8]])
+    return Points("file", x * [1.0, 1000.0], ("s", "ms"))
+
+
+def test_errors_of_point_targets_are_those_of_means() -> None:
+    """The cross entropy's by scipy from each point's own loss, the neighbours' by scipy's binomial."""
+    points, mean, tril = seconds_and_milliseconds(), np.array([0.2, 100.0]), np.array([[1.5, 0.0], [300.0, 800.0]])
+    losses = -stats.multivariate_normal(mean, tril @ tril.T).logpdf(points.values)
+    (found,) = judged([points], Gaussians(mean[None], tril[None]), divergence="forward_kl")
+    for name in ("objective", "cross_entropy"):
+        assert found.metrics[name] == pytest.approx(losses.mean(), rel=1e-12)
+        assert found.metrics[f"{name}_se"] == pytest.approx(stats.sem(losses), rel=2 / len(losses))
+    for name in ("coverage", "sharpness"):
+        assert 0 < found.metrics[name] < 1
+        assert found.metrics[f"{name}_se"] == pytest.approx(stats.binom.std(400, found.metrics[name]) / 400, rel=1e-9)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("family", ["gaussian_isotropic", "gaussian_diagonal", "gaussian_full", "flow"])
+def test_losses_of_points_are_in_the_points_own_units(family: str, standardise: bool) -> None:
+    """From the points' moments a fit has nowhere to go: its last loss is a sample's mean of what is reported."""
+    size = {"samples": 4096, "steps": 2, "learning_rate": 1e-6}
+    (found,) = fitted(
+        seconds_and_milliseconds(), divergence="forward_kl", family=family, standardise=standardise, **size
+    )
+    error = found.metrics["objective_se"] * math.sqrt(400 / 4096)
+    assert found.curves["loss"][-1] == pytest.approx(found.metrics["objective"], abs=5 * error)
+    assert error < 0.03
+
+
+def judged_by_draws(kind: str) -> list[Judgement]:
+    """Of two cells, by each of the ways that there are."""
+    dim = 1 if "line" in kind else 2
+    targets, fits = pairs(dim, "gaussian", 2)
+    if "heavy" in kind:
+        targets = pairs(dim, "both_student_t", 2)[0]
+    if kind == "flows":
+        flow = Flow(2, 2, 8, 4)
+        own = Flows.of(flow, random_theta(flow, 2), np.zeros((2, 2)), np.stack([np.eye(2)] * 2))
+        return judged(targets, own, family="flow")
+    if "mixtures" in kind:
+        return judged(targets, Mixtures(fits, np.ones(2, dtype=bool)), family="gaussian_mixture")
+    return judged([seconds_and_milliseconds(2100)] * 2 if "points" in kind else targets, with_moments_of(fits))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("gaussians on a line", "gaussians in the plane", "gaussians beside heavy tails", "gaussians of points"),
+        *("mixtures on a line", "mixtures in the plane", "flows"),
+    ],
+)
+def test_what_a_fit_is_judged_by_has_no_part_in_its_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other seeds for every other stream change nothing, and for the stream of evaluation the draws."""
+    seed, before = randomness._seed, judged_by_draws(kind)
+    monkeypatch.setattr(
+        randomness, "_seed", lambda own, stream: seed(own + (0 if stream == "evaluation" else 1000), stream)
+    )
+    for found, known in zip(judged_by_draws(kind), before, strict=True):
+        np.testing.assert_equal(dict(found.metrics), dict(known.metrics))
+        assert np.array_equal(found.samples, known.samples)
+    monkeypatch.setattr(randomness, "_seed", lambda own, stream: seed(own + 1000, stream))
+    assert not np.array_equal(judged_by_draws(kind)[0].samples, before[0].samples)

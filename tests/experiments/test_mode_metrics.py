@@ -10,8 +10,10 @@ import pytest
 import torch
 from scipy import integrate, optimize, special, stats
 
-from experiments.metrics import importance, modes
+from experiments import references
+from experiments.metrics import modes
 from experiments.metrics.density import Evaluation, Measure, evaluate
+from experiments.metrics.estimate import Estimate, expectation
 from experiments.metrics.partition import tally
 from experiments.metrics.quadrature import mixture_quadrature
 from experiments.stacked_analytic import StackedAnalytic
@@ -145,12 +147,13 @@ def test_effective_samples_beside_a_product_of_student_ts(df_q: float) -> None:
 def test_quadrature_leaves_out_what_draws_of_q_cannot_see() -> None:
     """Against the same cut by root finding and scipy's integrals: w = p / q falls from the left tail of Q."""
     a, s = 0.7, 1.0
-    cut = stats.norm.ppf(importance.UNSEEN, a, s)
+    unseen = 1e-4
+    cut = stats.norm.ppf(unseen, a, s)
     first = stats.norm.sf(cut)
     second = integrate.quad(lambda x: stats.norm.pdf(x) ** 2 / stats.norm.pdf(x, a, s), cut, 12)[0]
     found = by_quadrature(gaussian(0, 1), gaussian(a, s)).metrics
-    assert found["ess_reverse"] == pytest.approx(first**2 / second / (1 - importance.UNSEEN), abs=2e-4)
-    assert found["log_z_reverse"] == pytest.approx(math.log(first / (1 - importance.UNSEEN)), abs=2e-4)
+    assert found["ess_reverse"] == pytest.approx(first**2 / second / (1 - unseen), abs=2e-6)
+    assert found["log_z_reverse"] == pytest.approx(math.log(first / (1 - unseen)), abs=2e-6)
 
 
 @pytest.mark.parametrize("kept", [1, 5, 12, 24])
@@ -398,3 +401,129 @@ def test_the_curves_intervals_are_wilsons() -> None:
             known = stats.binomtest(count, m).proportion_ci(method="wilson")
             assert curve[i] == count / m
             assert (low[i], high[i]) == pytest.approx((known.low, known.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("factor", [0.5, -3.0])
+def test_multiples_and_sums_of_estimates(factor: float) -> None:
+    """Of the values themselves, and of independent ones."""
+    x = draws_of(gaussian(1, 2), 1000, range(2))
+    measure = Measure.of_draws(x, x[:, 0])
+    one = expectation(measure, x[:, 0])
+    scaled, whole = one * factor, expectation(measure, factor * x[:, 0])
+    torch.testing.assert_close((scaled.value, scaled.variance), (whole.value, whole.variance))
+    total = one + Estimate(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    torch.testing.assert_close(total.value - one.value, torch.tensor([1.0, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(total.variance - one.variance, torch.tensor([3.0, 4.0], dtype=torch.float64))
+
+
+def test_the_error_of_effective_modes_is_the_spread_of_histograms() -> None:
+    """Of two modes of ten, and of all ten."""
+    rng, n = np.random.default_rng(2), 3000
+    for share in (np.array([0.8, 0.2, *[0.0] * 8]), np.arange(1, 11) / 55):
+        repeated = np.exp(stats.entropy(rng.multinomial(n, share, 4000) / n, axis=1)) / 10
+        stated = modes.entropic(share, n)
+        assert stated["effective_modes_se"] == pytest.approx(repeated.std(), rel=0.05)
+        assert stated["effective_modes"] == pytest.approx(repeated.mean(), rel=0.01)
+
+
+@pytest.mark.parametrize("fitted", [(0.25, 0.02, 0.1, 0.0, 0.03), (0.1, 0.08, 0.1, 0.06, 0.06)])
+def test_the_error_of_gated_coverage_where_both_sides_leave_much_outside(fitted: tuple[float, ...]) -> None:
+    """P has 0.6 in its modes' ellipses, Q 0.4: the spread of histograms of both, the last of whose bins is outside."""
+    rng, n = np.random.default_rng(3), 2000
+    p, q = np.array([0.2, 0.1, 0.1, 0.15, 0.05]), np.array(fitted)
+    counts = [rng.multinomial(n, [*side, 1 - side.sum()], 4000)[:, :5] / n for side in (p, q)]
+    gate = counts[1].sum(axis=1) / counts[0].sum(axis=1)
+    repeated = gate * stats.entropy(counts[1], axis=1) / math.log(5)
+    stated = modes.gated_entropic(p, q, n)
+    assert gate.max() < 1
+    assert stated["gated_entropic_coverage"] == pytest.approx(repeated.mean(), rel=0.01)
+    assert stated["gated_entropic_coverage_se"] == pytest.approx(repeated.std(), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [gaussian(-4, 1.5), gaussian(-4, 2.0), mixture([0.99, 0.01], [-4.0, 4.0], [1.0, 1.0])],
+    ids=["one Gaussian", "a wider one", "hardly any of it is left"],
+)
+def test_errors_of_both_forward_nats_where_a_mode_is_lost(fit: Mixture) -> None:
+    """What the lost mode's share of the draws makes uncertain is the part between modes, not that within them."""
+    target = mixture([0.6, 0.4], [-4.0, 4.0], [1.0, 1.0])
+    found = [e for block in range(3) for e in by_draws(target, fit, 2000, 32, seed=1000 * block)]
+    for name in ("forward_kl", "forward_coverage_nats", "forward_shape_nats"):
+        values, errors = (np.array([e.metrics[key] for e in found]) for key in (name, f"{name}_se"))
+        assert values.std() / math.sqrt((errors**2).mean()) == pytest.approx(1.0, abs=0.25), name
+
+
+def test_modes_by_their_own_density_meet_in_the_middle() -> None:
+    """Of weights 0.9 and 0.1 and equal widths, in the plane: where the joint densities cross is ln 9 / 3 beside it."""
+    target = Mixture(
+        "pair", np.array([0.9, 0.1]), np.array([[-1.5, 0.0], [1.5, 0.0]]), np.stack([np.diag([1.0, 4.0])] * 2)
+    )
+    fit = Mixture("fit", np.ones(1), np.array([[0.5, 1.0]]), np.diag([1.0, 2.0])[None])
+    found = by_draws(target, fit, 4000)
+    right = stats.norm.sf(0.0, 0.5, 1.0)
+    expected = stats.entropy([right, 1 - right]) / math.log(2)
+    values = np.array([e.metrics["entropic_coverage"] for e in found])
+    assert values.mean() == pytest.approx(expected, abs=5 * values.std() / math.sqrt(32) + 2 / 4000)
+    at_the_other = stats.norm.sf(math.log(9) / 3, 0.5, 1.0)
+    assert abs(stats.entropy([at_the_other, 1 - at_the_other]) / math.log(2) - expected) > 0.02
+
+
+@pytest.mark.parametrize(("share", "is_captured"), [(0.08, False), (0.12, True)])
+def test_a_tenth_of_its_share_captures_a_mode(share: float, is_captured: bool) -> None:
+    target, fit = (mixture([1 - w, w], [-10.0, 10.0], [1.0, 1.0]) for w in (0.5, 0.5 * share))
+    for found in (by_quadrature(target, fit), by_draws(target, fit, 20_000, 1)[0]):
+        assert found.modes["captured"].tolist() == [True, is_captured]
+        assert found.metrics["modes_captured"] == 1 + is_captured
+        assert found.metrics["collapse_invoice"] == pytest.approx(0.0 if is_captured else math.log(2), abs=1e-9)
+
+
+@pytest.mark.parametrize("few_of_p", [True, False])
+@pytest.mark.parametrize("few", [9, 11])
+def test_ten_draws_of_each_side_make_a_width(few: int, few_of_p: bool) -> None:
+    """Evenly spaced ones: of P over 2, of Q over 1, half of it."""
+    target = mixture([0.5, 0.5], [-10.0, 10.0], [1.0, 1.0])
+
+    def side(of_second: int, reach: float) -> np.ndarray:
+        return np.concatenate(
+            [reach * np.linspace(-1, 1, n) + at for n, at in ((200 - of_second, -10), (of_second, 10))]
+        )
+
+    places = [side(few if few_of_p else 40, 2.0), side(40 if few_of_p else few, 1.0)]
+    wide = stats.norm(0, 10)
+    measures = [Measure.of_draws(torch.tensor(x).view(1, 1, -1), torch.tensor(wide.logpdf(x))[None]) for x in places]
+    (found,) = evaluate([target], *measures)
+    spreads = [x[-n:].std() for x, n in zip(places, (few, 40) if few_of_p else (40, few), strict=True)]
+    expected = math.log(spreads[1] / spreads[0]) if few > 10 else math.nan
+    assert found.modes["captured"].all()
+    assert found.modes["log_width"][1] == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    assert found.modes["log_width"][0] == pytest.approx(-math.log(2), abs=0.02)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("df", [1.5, 2.0, 2.05])
+def test_where_there_is_no_variance_forward_kl_is_infinite(df: float, dim: int) -> None:
+    """Beside a Gaussian: -log q is a square, which has a mean under P where scipy's Student-t has a variance."""
+    target = Mixture("heavy", np.ones(1), np.zeros((1, dim)), np.eye(dim)[None], df=df)
+    fit = Mixture("fit", np.ones(1), np.zeros((1, dim)), 2 * np.eye(dim)[None])
+    (found, *_) = [by_quadrature(target, fit)] if dim == 1 else by_draws(target, fit, 500, 1)
+    for name in ("forward_kl", "forward_shape_nats"):
+        assert np.isfinite(found.metrics[name]) == np.isfinite(stats.t(df).var()), name
+    assert np.isfinite(found.modes["forward_shape_nats"]).tolist() == [np.isfinite(stats.t(df).var())]
+    assert np.isfinite(found.metrics["reverse_kl"])
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_the_one_mode_that_a_reference_keeps_is_the_heaviest(order: slice) -> None:
+    """Wherever in the list it is: the many small amounts, not the few large ones."""
+    target = named("transactions")
+    assert isinstance(target, Mixture)
+    parts = (target.weights[order], target.means[order], target.covariances[order])
+    known = references.fits(Mixture("amounts", *parts))
+    for row in ("one mode", "all but one mode"):
+        assert known[row].means.tolist() == [[40.0]]
+        assert known[row].covariances.tolist() == [[[144.0]]]
+        assert known[row].weights.tolist() == [1.0]
+    three = mixture([0.2, 0.5, 0.3], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
+    found = references.fits(three)["all but one mode"]
+    assert dict(zip(found.means[:, 0], found.weights, strict=True)) == pytest.approx({2.0: 0.625, 3.0: 0.375})

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
+from experiments.kl_fit.points import StackedPoints
 from experiments.targets import Mixture, Points
 
 
@@ -68,3 +70,18 @@ def test_points_know_their_moments_and_content() -> None:
     changed = values.copy()
     changed[7, 1] += 1e-12
     assert points.digest != Points("p", changed, ("a", "b", "c")).digest
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_points_are_drawn_by_their_place_in_the_file(dtype: torch.dtype) -> None:
+    """Of n rows the (i + 1/2) / n-th is row i; the largest single number below 1 is of the last one."""
+    short, long = np.arange(10.0).reshape(5, 2), -1.0 - np.arange(14.0).reshape(7, 2)
+    files = [short, long, short]
+    stacked = StackedPoints.stack(files, dtype, "cpu")
+    uniform = torch.full((3, 9), 1 - 2.0**-24, dtype=dtype)
+    for row, file in zip(uniform, files, strict=True):
+        row[0] = 0.0
+        row[1 : 1 + len(file)] = (torch.arange(len(file), dtype=dtype) + 0.5) / len(file)
+    found = stacked.sample(uniform, torch.empty(3, 2, 9)).mT.numpy()
+    for points, file in zip(found, files, strict=True):
+        assert np.array_equal(points, np.concatenate([file[:1], file, file[[-1] * (8 - len(file))]]))

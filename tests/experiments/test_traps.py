@@ -21,6 +21,7 @@ from experiments.kl_fit.divergences import Noise, divergence
 from experiments.kl_fit.families import Gaussian
 from experiments.metrics.density import Evaluation, Measure, evaluate
 from experiments.metrics.neighbours import precision_recall
+from experiments.references import neighbour_scores
 from experiments.stacked_mixture import StackedMixture
 from experiments.targets import Mixture, named
 from experiments.vae import VAE
@@ -170,6 +171,23 @@ def test_points_that_tie_have_balls_of_some_width(kind: str) -> None:
     precision, recall = precision_recall(reference, samples)
     assert precision == by_all_distances(reference, samples)
     assert (precision > 0.4) and (recall > 0.05)
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(40, 90, 5), (90, 40, 3)])
+def test_density_and_coverage_count_what_plain_loops_do(n: int, m: int, k: int) -> None:
+    """Naeem et al. 2020, of n reference points and m samples: the one is divided by k m, the other by n."""
+    rng = np.random.default_rng(n)
+    reference, samples = rng.normal(size=(n, 2)), rng.normal(0.4, 0.7, size=(m, 2))
+    pairs, covered = 0, 0
+    for own in reference:
+        radius = sorted(math.dist(own, other) for other in reference)[k]  # the first is its own
+        inside = sum(math.dist(own, other) <= radius for other in samples)
+        pairs, covered = pairs + inside, covered + (inside > 0)
+    found = neighbour_scores(reference, samples, k)
+    assert found["knn_density"] == pytest.approx(pairs / (k * m), rel=1e-12)
+    assert found["knn_coverage"] == pytest.approx(covered / n, rel=1e-12)
+    assert (found["knn_precision"], found["knn_recall"]) == precision_recall(reference, samples, k)
+    assert 0.2 < found["knn_coverage"] < 1
 
 
 @pytest.mark.parametrize("dim", [1, 2])

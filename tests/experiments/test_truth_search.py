@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from scipy import integrate, optimize, stats
 from experiments.targets import Mixture, Points, named
 from experiments.truth import Divergence, certify, optima, search_ahead
 from experiments.truth import cache as truth_cache
+from experiments.truth.labels import labels
 from tests.experiments.test_kl_truth import FAMILIES, fitted, hermite, random_mixture, reverse_kl
 
 
@@ -259,6 +261,96 @@ def test_certificates_do_not_depend_on_their_company(name: str, divergence: Dive
     together = certify(target, "gaussian_full", divergence, mean, tril)
     for rows in (slice(0, 1), slice(3, 8), slice(20, 21), slice(1, 18)):
         assert certify(target, "gaussian_full", divergence, mean[rows], tril[rows]) == together[rows]
+
+
+def bell(dim: int, half: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes ``(n, D)`` and weights of the standard normal, by the trapezoidal rule."""
+    z = np.linspace(-half, half, count)
+    grid = np.stack(np.meshgrid(*[z] * dim, indexing="ij"), -1).reshape(-1, dim)
+    return grid, (z[1] - z[0]) ** dim * stats.norm.pdf(grid).prod(axis=1)
+
+
+@pytest.mark.parametrize("m", [2.0, 2.5])
+def test_no_optimum_is_a_saddle(m: float) -> None:
+    """Round Gaussians in the plane: for this m the one between both modes, to which symmetry leads, is one."""
+    target = Mixture("pair", np.full(2, 0.5), np.array([[-m, 0.0], [m, 0.0]]), np.stack([np.eye(2)] * 2))
+    kl = reverse_kl(target, bell(2, 8.0, 161))
+
+    def curvatures(x: float, y: float, log_sd: float) -> np.ndarray:
+        """Of the KL by place and log width, from second differences."""
+        h, steps = 1e-2, np.eye(3) * 1e-2
+
+        def at(step: np.ndarray) -> float:
+            return kl(np.array([x + step[0], y + step[1]]), math.exp(log_sd + step[2]) * np.eye(2))
+
+        signs = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+        bends = [[sum(s * t * at(s * a + t * b) for s, t in signs) / (4 * h * h) for a in steps] for b in steps]
+        return np.linalg.eigvalsh(np.array(bends))
+
+    middle = optimize.minimize_scalar(
+        lambda s: kl(np.zeros(2), math.exp(s) * np.eye(2)), bounds=(0, 2), method="bounded"
+    )
+    assert curvatures(0.0, 0.0, float(middle.x))[0] < -0.02
+    found = optima(target, "gaussian_isotropic", "reverse_kl")
+    assert sorted(o.label for o in found) == ["seeking:0", "seeking:1"]
+    for o in found:
+        assert curvatures(*o.mean, 0.5 * math.log(o.covariance[0][0]))[0] > 0.02
+        assert o.value is not None and o.value < middle.fun - 0.01
+        assert abs(o.value - kl(np.array(o.mean), np.linalg.cholesky(np.array(o.covariance)))) < o.error + 1e-10
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("seed", "dim"), [(1, 1), (2, 1), (3, 2), (5, 2)])
+def test_values_are_within_their_error(seed: int, dim: int, family: Any) -> None:
+    """And the last of eleven digits, by the trapezoidal rule."""
+    target = random_mixture(seed, dim, 2 + seed % 2)
+    kl = reverse_kl(target, bell(dim, 8.5, 321))
+    for o in optima(target, family, "reverse_kl"):
+        own = kl(np.array(o.mean), np.linalg.cholesky(np.array(o.covariance)))
+        assert abs(o.value - own) < o.error + 1e-10
+        assert 0 < o.error < 1e-6
+
+
+@pytest.mark.parametrize(("gap", "converged"), [(0.005, 1), (0.009, 1), (0.011, 0), (0.05, 0)])
+def test_a_hundredth_of_a_nat_is_arrived(gap: float, converged: int) -> None:
+    """Fits moved aside until their own KL, by other quadrature, is as much above the optimum's."""
+    target, z = bimodal(3.0), hermite(1, 120)
+    kl, place, sd = reverse_kl(target, z), 2.984306, 1.023366
+    own = kl(np.array([place]), np.array([[sd]]))
+
+    def above(delta: float) -> float:
+        return kl(np.array([place + delta]), np.array([[sd]])) - own - gap
+
+    mean = place + optimize.brentq(above, 0, 1)
+    (found,) = certify(target, "gaussian_full", Divergence("reverse_kl"), np.array([[mean]]), np.array([[[sd]]]))
+    assert (found.label, found.converged) == ("seeking:1", bool(converged))
+    assert found.gap == pytest.approx(gap, abs=1e-6)
+    # Of forward KL, and of a Gaussian in space by either, the gap of a mean aside by d widths is d^2 / 2.
+    for normal in (target, Mixture("normal", np.ones(1), np.zeros((1, 5)), np.eye(5)[None])):
+        for divergence in (Divergence("forward_kl"), Divergence("reverse_kl"))[: 1 if normal is target else 2]:
+            tril = np.linalg.cholesky(normal.covariance)
+            aside = normal.mean + math.sqrt(2 * gap) * tril[:, 0]
+            (found,) = certify(normal, "gaussian_full", divergence, aside[None], tril[None])
+            assert found.converged == bool(converged) and found.gap == pytest.approx(gap, abs=1e-9)
+
+
+@pytest.mark.parametrize(("share", "label"), [(0.2, "seeking:0"), (0.3, "covering")])
+def test_a_quarter_of_a_mode_keeps_it(share: float, label: str) -> None:
+    """Of the other mode as much as said lies within the 95 % interval, which ends there by scipy's quantiles."""
+    end = 10 + stats.norm.ppf(share)
+    sd = (end + 10) / stats.norm.ppf(0.975)
+    assert labels(bimodal(10.0), (np.array([[-10.0]]), np.array([[[sd]]]))) == [label]
+
+
+def test_what_cannot_be_put_in_place_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And answers all the same."""
+
+    def replace(*names: object) -> None:
+        raise PermissionError("in use")
+
+    monkeypatch.setattr(os, "replace", replace)
+    assert optima(bimodal(3.0), "gaussian_full", "reverse_kl")
+    assert {path.suffix for path in (tmp_path / "cache" / "truth").iterdir()} <= {".lock"}
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-6, 1e6])

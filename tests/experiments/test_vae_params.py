@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from experiments.targets import Mixture, Points
 from experiments.vae import LABELS, METRICS, VAE, Params, batch_key, check
+from experiments.vae.data import split
 
 PAIR = Mixture("pair", np.array([0.5, 0.5]), np.array([[-4.0], [4.0]]), np.ones((2, 1, 1)))
 TRIPLE = Mixture("triple", np.ones(3) / 3, np.array([[-4.0], [0.0], [4.0]]), np.ones((3, 1, 1)))
@@ -140,6 +141,17 @@ def test_test_points_say_where_they_come_from() -> None:
     assert label(PAIR) == label(PAIR, train_size=50) == "fresh"
     assert label(FILE) == "training"
     assert label(FILE, train_size=7) == "held_out"
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("train_size", [2, 5, 8])
+def test_what_is_tested_on_was_not_trained_on(train_size: int, seed: int) -> None:
+    """Each of the file's ten rows is in one of the two parts, once."""
+    parts = split(FILE, train_size, seed)
+    assert [len(part) for part in parts] == [train_size, 10 - train_size]
+    rows = np.concatenate(parts)
+    assert np.array_equal(rows[rows[:, 0].argsort()], FILE.values)
+    assert not np.array_equal(parts[0], split(FILE, train_size, seed + 1)[0])
 
 
 @pytest.mark.parametrize("train_size", [8, 10])

@@ -172,6 +172,24 @@ def test_the_jacobian_is_that_of_autograd(widths: tuple[int, ...]) -> None:
             torch.testing.assert_close(slope[k, n], expected)
 
 
+@pytest.mark.parametrize("kl_warmup", [0.0, 0.5])
+def test_the_loss_counts_free_bits(kl_warmup: float) -> None:
+    """So early no latent dimension comes to a nat: each costs one. Without free bits they cost the rate."""
+    target = Mixture("pair", np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.full((2, 1, 1), 0.04))
+    weight, latent, steps = 1000.0, 3, 16
+    settings = {"kl_weight": weight, "latent_dim": latent, "kl_warmup": kl_warmup, "dtype": "float64"}
+    cells = [
+        SimpleNamespace(params=Params(target="pair", steps=steps, free_bits=bits, **settings), target=target, seed=0)
+        for bits in (1.0, 0.0)
+    ]
+    for outcome, free in zip(VAE.run_batch(cells, "cpu"), (True, False), strict=True):
+        curves, at = outcome.curves, np.asarray(outcome.curve_steps)
+        assert (curves["rate"] < 1).all()
+        ramp = np.minimum(1, (at + 1) / (kl_warmup * steps)) if kl_warmup else np.ones(len(at))
+        cost = curves["loss"] - curves["distortion"]
+        np.testing.assert_allclose(cost, ramp * weight * (latent if free else curves["rate"]), rtol=1e-6, atol=1e-9)
+
+
 def test_a_diverging_cell_leaves_its_batch_mates_alone() -> None:
     target = Mixture("pair", np.array([0.5, 0.5]), np.array([[-1.0], [1.0]]), np.full((2, 1, 1), 0.04))
 
