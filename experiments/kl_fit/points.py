@@ -36,6 +36,6 @@ class StackedPoints:
 
     def sample(self, uniform: Tensor, normal: Tensor, gamma: Tensor | None = None) -> Tensor:
         """Points drawn with replacement by ``uniform`` ``(K, N)``: ``(K, D, N)``."""
-        # In single precision u * n may round up to n itself.
-        index = (uniform.double() * self.count).long().clamp_(max=self.count - 1) + self.first
+        # In single precision the places of some points would be wider than others'.
+        index = (uniform.double() * self.count).long() + self.first
         return self.values[:, index].transpose(0, 1).contiguous()
