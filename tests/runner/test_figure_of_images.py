@@ -107,6 +107,26 @@ def test_the_second_axis_goes_down_and_what_was_not_run_stays_empty(tmp_path: Pa
     assert across.x0 > down.x0 and across.y0 > down.y1
 
 
+def test_each_fit_is_in_the_column_and_row_of_its_levels_and_stands_upright(tmp_path: Path) -> None:
+    cells = toy_cells([IMAGE], {"rate": [0.25, 4.0], "size": [1, 2]})
+    folder = write_results(tmp_path / "grid", cells)
+    table = pd.read_parquet(folder / "samples.parquet")
+    pixels = [f"x{i}" for i in range(ROWS * COLUMNS)]
+    table[pixels] = np.random.default_rng(3).normal(size=(len(table), len(pixels)))  # the toy's rates have the same
+    table.to_parquet(folder / "samples.parquet")
+    panels = drawn(folder)
+    fits = {(0.25, 1): panels[1], (4.0, 1): panels[2], (0.25, 2): panels[4], (4.0, 2): panels[5]}
+    for (rate, size), panel in fits.items():
+        np.testing.assert_allclose(tiles(panel), of(cells, folder, rate=rate, size=size), rtol=1e-6)
+        assert title(panel)[:2] == [f"rate {rate:g}", f"size {size}"]
+    for panel in panels:
+        (image,) = panel.images
+        (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
+        assert left < right and bottom > top and image.origin == "upper"
+        assert image.get_interpolation() == "nearest"
+        assert image.get_clim() == (VALUES.min(), VALUES.max())
+
+
 def test_a_cell_alone_is_the_fit(tmp_path: Path) -> None:
     target, fit = drawn(write_results(tmp_path / "alone", toy_cells([IMAGE], {}, seeds=1)))
     assert title(fit)[0] == "the fit"

@@ -14,7 +14,7 @@ import pytest
 from experiments.targets import Points
 from runner.errors import StoreError
 from runner.figures.study import QUESTION, Axis, View, _crossed, like_with_like
-from runner.report import write_report
+from runner.report import _value, write_report
 from tests.runner.fakes import mixture
 from tests.runner.made_results import toy_cells, write_results
 
@@ -167,6 +167,28 @@ def test_failures_are_counted_by_kind_with_the_command_that_repeats_one(
     monkeypatch.chdir(tmp_path / "elsewhere")
     there = f"modesweep run {tmp_path}/results/partly/sweep.yaml --results {tmp_path}/results --cell {first.id}"
     assert there in page(tmp_path / "results" / "partly").text
+
+
+def test_the_most_frequent_kind_of_failure_comes_first(tmp_path: Path) -> None:
+    cells = toy_cells([NEAR], {"mode": ["raise"], "size": [1]}, seeds=1)
+    cells += toy_cells([NEAR, FAR], {"mode": ["diverge"]}, seeds=2)
+    cells += [cell for cell in toy_cells([NEAR, FAR], {"mode": ["raise"]}, seeds=2) if cell.seed == 1]
+    read = page(write_results(tmp_path / "kinds", cells))
+    assert re.findall(r"(\d+) (\w+) in toy; the first", read.text) == [
+        ("4", "diverged"),
+        ("2", "failed"),
+        ("1", "failed"),
+    ]
+
+
+def test_the_bar_of_a_share_is_as_long_as_it_and_never_beyond_its_ends(tmp_path: Path) -> None:
+    nan = float("nan")
+    assert [_value("coverage", mean, nan).share for mean in (-0.2, 0.0, 0.3, 1.0, 1.2)] == [0, 0, 0.3, 1, 1]
+    assert [_value("sharpness", mean, nan).text for mean in (-0.2, 1.2)] == ["-0.200", "1.200"]
+    assert _value("coverage", nan, nan).share is _value("loss", 0.5, nan).share is None
+    source = write_report(write_results(tmp_path / "bars", toy_cells([NEAR], {"rate": [0.25, 4.0]})))
+    found = re.findall(r'--share: ([\d.]+)%">([\d.]+)', source.read_text(encoding="utf-8"))
+    assert found == [("80.0", "0.800"), ("20.0", "0.200"), ("20.0", "0.200"), ("80.0", "0.800")]
 
 
 def test_only_failures_leave_a_page_that_says_why(tmp_path: Path) -> None:
