@@ -120,7 +120,10 @@ def _panel(panel: Any, chosen: Lines, measure: str, target: str) -> None:
         paint = colour.get(level, INK)
         dash = DASHES[i % len(DASHES)] if told and not told.numeric else "-"
         panel.plot(x, line["mean"], color=paint, linestyle=dash, linewidth=1.3, marker="o", markersize=2.8)
-        panel.vlines(x, line["low"], line["high"], color=paint, linewidth=0.8, alpha=0.7)
+        low, high = line["low"], line["high"]
+        if measure in QUESTION:  # shares, and so are the ends of their intervals
+            low, high = low.clip(0, 1), high.clip(0, 1)
+        panel.vlines(x, low, high, color=paint, linewidth=0.8, alpha=0.7)
     if measure in QUESTION:
         panel.set(ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
     elif (points["mean"] > 0).all() and points["mean"].max() > 30 * points["mean"].min():

@@ -449,7 +449,7 @@ def test_of_many_targets_the_mean_alone_is_bold_and_has_intervals() -> None:
 
 
 def test_along_a_numeric_axis_each_line_has_the_means_and_whole_intervals_of_its_level() -> None:
-    view = made(["a", "b"], [RATE, INIT], spread=0.02)
+    view = made(["a", "b"], [RATE, INIT])
     figure = lines.draw([view])
     told = {name: paint(mark) for name, mark in entries(figure, "init").items()}
     keys = [(measure, target) for measure in QUESTION for target in view.targets]
@@ -461,7 +461,8 @@ def test_along_a_numeric_axis_each_line_has_the_means_and_whole_intervals_of_its
                 line.get_xydata(), np.column_stack([RATE.levels, expected.loc[init, "mean"]]), rtol=1e-9
             )
             assert paint(line) == told[init] == to_rgba(colours(INIT)[init])[:3]
-            ends += upright(RATE.levels, expected.loc[init])
+            ends += upright(RATE.levels, expected.loc[init].clip(0, 1))
+        assert (expected[["low", "high"]].clip(0, 1) != expected[["low", "high"]]).any(axis=None)
         np.testing.assert_allclose(bars(panel), sorted(ends))
         assert (panel.get_title(loc="left"), panel.get_xlabel()) == (target, "rate")
     assert [panel.get_ylabel() for panel in figure.axes] == ["coverage", "", "sharpness", ""]
