@@ -15,11 +15,20 @@ HALVINGS = 20
 
 @dataclass(frozen=True)
 class Descended:
-    """Where S descents ended: Gaussians, values ``(S,)``, and the largest entry of each gradient ``(S,)``."""
+    """Where S descents led.
+
+    Args:
+        q: the Gaussians.
+        value: ``(S,)``.
+        slope: the largest entry of each gradient, ``(S,)``.
+        ended: whether no step leads lower, ``(S,)``, be it at the edge of where the divergence is finite; else the
+            iterations ran out.
+    """
 
     q: Stack
     value: np.ndarray
     slope: np.ndarray
+    ended: np.ndarray
 
 
 def descend(objective: Objective, q: Stack, flat: float) -> Descended:
@@ -45,7 +54,7 @@ def descend(objective: Objective, q: Stack, flat: float) -> Descended:
         inverse[a[stuck]] = start
         mean[a], tril[a], value[a], gradient[a] = *moved, found, slope
         active[a] = (np.abs(slope).max(axis=1) > flat) & ~(stuck & plain)
-    return Descended((mean, tril), value, np.abs(gradient).max(axis=1))
+    return Descended((mean, tril), value, np.abs(gradient).max(axis=1), ~active)
 
 
 def _inverse_fisher(directions: np.ndarray, dim: int) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.stacked_mixture import LEAST
+from experiments.stacked_mixture import LEAST, LOG2_E
 from experiments.targets import Mixture
 from experiments.targets.mixture import log_normaliser
 
@@ -25,7 +25,7 @@ LEVELS = {
 }
 FINEST_OF_P = 2  # all components of P have nodes, and its own density is smooth over each
 CHUNK = 1 << 16  # component-node pairs at once: they stay in cache
-VECTOR = 16  # numbers: processors compute what is left of an array beyond whole vectors by other functions
+VECTOR = 32  # numbers: processors compute what is left of an array beyond whole vectors by other functions
 TILT = 0.6180339887498949  # angle of the lattice, so that no straight border between modes runs along it
 
 
@@ -33,7 +33,7 @@ TILT = 0.6180339887498949  # angle of the lattice, so that no straight border be
 def normal_nodes(dim: int, level: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes ``(n, D)`` and weights ``(n,)``, summing to one, of the standard normal in 1 or 2 dimensions.
 
-    Their number is a multiple of 16, the last ones without weight: the rounding of a Gaussian's sums then does not
+    Their number is a multiple of 32, the last ones without weight: the rounding of a Gaussian's sums then does not
     depend on its place in a stack.
     """
     spacing, radius = LEVELS[dim][level]
@@ -124,7 +124,7 @@ def log_prob_and_score(target: Mixture, x: np.ndarray, score: bool = True) -> tu
     offset = np.einsum("kij,kj->ik", inverse, target.means).reshape(-1, 1)
     whiten = torch.as_tensor(inverse.transpose(1, 0, 2).reshape(-1, d))
     shift, scale = torch.as_tensor(offset), torch.as_tensor(log_scale[:, None])
-    chunks = torch.split(torch.as_tensor(x), max(64, CHUNK // target.modes))
+    chunks = torch.split(torch.as_tensor(x), max(2, CHUNK // target.modes // VECTOR) * VECTOR)
     values, scores = zip(*[_piece(part, whiten, shift, scale, df, score) for part in chunks], strict=True)
     return torch.cat(values).numpy(), torch.cat(scores).numpy()
 
@@ -143,7 +143,7 @@ def _piece(
     else:
         joint = log_scale - 0.5 * (df + d) * torch.log1p(distance / df)
     top = joint.amax(dim=0)
-    share = joint.sub_(top).clamp_(min=LEAST[torch.float64]).exp_()
+    share = joint.sub_(top).clamp_(min=LEAST[torch.float64]).mul_(LOG2_E).exp2_()
     total = share.sum(dim=0)
     value = total.log().add_(top)
     if not score:

@@ -37,7 +37,7 @@ SETTLED = 1e-7  # relative change of a value by refinement, from which it is lef
 # Gradients, per standard deviation, at which descents end: on the first level, which only finds basins; on
 # the second; and on those that only correct it, where 3e-4 leaves an error of its square in the value.
 FLAT = (1e-3, 1e-6, 3e-4, 3e-4, 3e-4)
-ARRIVED = 0.1  # gradient above which a descent has not ended at a minimum: its iterations ran out between far modes
+ARRIVED = 0.1  # gradient up to which a descent whose iterations ran out is at a minimum, and not between far modes
 SADDLE = -1e-4  # curvature below which a stationary point is none of the optima
 ASIDE = 0.2  # step off a saddle
 ROUNDS = 4
@@ -165,7 +165,7 @@ def _minima(objective: Objective, q: Stack) -> Descended:
 
 
 def _arrived(found: Descended) -> Descended:
-    return _take(found, found.slope <= ARRIVED)
+    return _take(found, found.ended | (found.slope <= ARRIVED))
 
 
 def _refined(target: Mixture, divergence: Divergence, shape: Shape, found: Descended) -> tuple[Optimum, ...]:
@@ -243,11 +243,13 @@ def distances(one: Stack, many: Stack) -> np.ndarray:
 
 def _take(found: Descended, which: np.ndarray) -> Descended:
     mean, tril = found.q
-    return replace(found, q=(mean[which], tril[which]), value=found.value[which], slope=found.slope[which])
+    rest = {name: getattr(found, name)[which] for name in ("value", "slope", "ended")}
+    return replace(found, q=(mean[which], tril[which]), **rest)
 
 
 def _join(a: Descended, b: Descended) -> Descended:
     def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.concatenate([x, y])
 
-    return Descended((both(a.q[0], b.q[0]), both(a.q[1], b.q[1])), both(a.value, b.value), both(a.slope, b.slope))
+    rest = {name: both(getattr(a, name), getattr(b, name)) for name in ("value", "slope", "ended")}
+    return Descended((both(a.q[0], b.q[0]), both(a.q[1], b.q[1])), **rest)
