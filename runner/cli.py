@@ -343,11 +343,12 @@ def main() -> None:
     """Run the command line; errors become one screen of text and an exit code."""
     collector.relax()
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # as it is where the shell has closed it
+        stream = getattr(sys, name)
+        if stream is None:  # as it is where the shell has closed it
             nowhere = open(os.devnull, "w")  # noqa: SIM115, it is for as long as the process
             os.set_inheritable(nowhere.fileno(), True)  # or what a child opens first would get the number
             setattr(sys, name, nowhere)
-        elif (stream := getattr(sys, name)).errors == "strict":
+        elif stream.errors == "strict":
             stream.reconfigure(errors="replace")  # a sign that the encoding lacks must not end a run
     try:
         try:

@@ -114,8 +114,8 @@ def report_view(
     """The coverage-sharpness table, how many cells ended how, and where to look next: `looking` is how to find it."""
     name, counts = report.plan.sweep.name, report.counts
     ran = ", ".join(f"{count:,} {status}" for status, count in sorted(report.ran.items()))
-    none = "no batch had ended" if report.stopped and counts.missing else "nothing was left to run"
-    lines = [_line(f"{name}: {ran or none}, in {duration(report.seconds)}", "bold")]
+    idle = "no batch had ended" if report.stopped and counts.missing else "nothing was left to run"
+    lines = [_line(f"{name}: {ran or idle}, in {duration(report.seconds)}", "bold")]
     not_ok = counts.diverged + counts.failed + counts.timeout
     others = ((not_ok, "not ok"), (counts.missing, "not run yet"))
     rest = "".join(f", {number:,} {what}" for number, what in others if number)

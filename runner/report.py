@@ -99,12 +99,12 @@ def _context(folder: Path) -> dict[str, Any]:
     from runner.comparison import compare, compared_columns
     from runner.figures import about, write_figures
     from runner.figures.study import read_study
+    from runner.store import sweep_file
     from runner.store.manifest import read_manifest
     from runner.store.reading import read_table
     from runner.summary import edge_warnings
-    from runner.tracking.sweep_folder import about as about_sweep
 
-    summary, sweep = read_table("summary", folder), about_sweep(folder)
+    summary = read_table("summary", folder)
     cells = read_table("cells", folder, columns=[*compared_columns(summary), *OF_FAILURES])
     manifest, study = read_manifest(folder), read_study(folder)
     figures = [
@@ -116,7 +116,7 @@ def _context(folder: Path) -> dict[str, Any]:
     statuses = cells["status"].value_counts().to_pylist()
     return {
         "name": name,
-        "question": sweep.question,
+        "question": sweep_file.about(folder).question,
         "facts": list(_facts(manifest)),
         "counts": {entry["values"]: entry["counts"] for entry in statuses},
         "cells": len(cells),

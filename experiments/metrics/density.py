@@ -22,7 +22,7 @@ MASS = 0.95  # of a highest-density region
 ASIDE = 0.02  # mass to both sides of the region's edge, where densities of log-densities are read off
 ROUNDING = 1e-12  # of the mode's variance, or of the mean square: no variance below is known from 0
 NEAR = 9.0  # squared Mahalanobis distance of a high-quality sample: three standard deviations
-LIGHT = 2.5  # df from which panels and draws hold a Student-t component's variance; below, tails beyond them matter
+DF_OF_WIDTHS = 2.5  # from which on panels and draws hold a Student-t component's variance, and not its far tails
 FEWEST = 10  # draws of each side in a mode's cell: of fewer the width is noise, and of one it is 0
 
 __all__ = ["Evaluation", "Measure", "evaluate"]
@@ -231,7 +231,7 @@ def _cell(
     p, q = ellipses(mine["target_in_ellipse"], mine["fitted_in_ellipse"], draws)
     captured = modes.captured(p.mass, q.mass)
     # Else the numbers would be where panels or draws happen to end.
-    has_width = captured if target.df is None or target.df >= LIGHT else np.zeros(m, dtype=bool)
+    has_width = captured if target.df is None or target.df >= DF_OF_WIDTHS else np.zeros(m, dtype=bool)
     for name, count in zip(("target_points", "fitted_points"), draws, strict=True):
         if count is not None:
             has_width = has_width & (mine[name] > FEWEST - 0.5)

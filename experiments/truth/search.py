@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -165,6 +165,7 @@ def _minima(objective: Objective, q: Stack) -> Descended:
 
 
 def _arrived(found: Descended) -> Descended:
+    """Those that are at a minimum: where they ended, or close to it."""
     return _take(found, found.ended | (found.slope <= ARRIVED))
 
 
@@ -243,13 +244,12 @@ def distances(one: Stack, many: Stack) -> np.ndarray:
 
 def _take(found: Descended, which: np.ndarray) -> Descended:
     mean, tril = found.q
-    rest = {name: getattr(found, name)[which] for name in ("value", "slope", "ended")}
-    return replace(found, q=(mean[which], tril[which]), **rest)
+    return Descended((mean[which], tril[which]), found.value[which], found.slope[which], found.ended[which])
 
 
 def _join(a: Descended, b: Descended) -> Descended:
     def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return np.concatenate([x, y])
 
-    rest = {name: both(getattr(a, name), getattr(b, name)) for name in ("value", "slope", "ended")}
-    return Descended((both(a.q[0], b.q[0]), both(a.q[1], b.q[1])), **rest)
+    q = both(a.q[0], b.q[0]), both(a.q[1], b.q[1])
+    return Descended(q, both(a.value, b.value), both(a.slope, b.slope), both(a.ended, b.ended))

@@ -85,6 +85,12 @@ def marginal(cells: pd.DataFrame, by: Sequence[str], measure: str) -> pd.DataFra
     return points.assign(mean=mean, low=low, high=high)
 
 
+def interval(points: pd.DataFrame, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of the intervals of ``marginal``, as they are drawn; those of a share end where shares do."""
+    low, high = points["low"].to_numpy(), points["high"].to_numpy()
+    return (low.clip(0, 1), high.clip(0, 1)) if measure in QUESTION else (low, high)
+
+
 def _lines(view: View, axis: Axis, measure: str) -> Iterator[tuple[str | None, int, pd.DataFrame]]:
     """The lines of a panel, as (target or None for their mean, number of the dash, points)."""
     cells = view.cells.dropna(subset=[axis.name, measure])
@@ -107,11 +113,9 @@ def _panel(panel: Any, view: View, axis: Axis, measure: str) -> None:
         if axis.ordinal and target and not grey:
             x += DODGE * ((view.targets.index(target) + 0.5) / len(view.targets) - 0.5)
         order = np.argsort(x)
-        x, y, low, high = (a[order] for a in (x, *(points[name].to_numpy() for name in ("mean", "low", "high"))))
+        x, y, low, high = (a[order] for a in (x, points["mean"].to_numpy(), *interval(points, measure)))
         look = {"linewidth": 0.6} if grey and target else {"linewidth": 2.2 if grey else 1.4, "marker": "o"}
         panel.plot(x, y, color=colour[target], linestyle=DASHES[dash], markersize=3.5, **look)
-        if measure in QUESTION:
-            low, high = low.clip(0, 1), high.clip(0, 1)
         if not (grey and target):
             panel.vlines(x, low, high, color=colour[target], linewidth=0.9, alpha=0.7)
     panel.set_title(measure, loc="left", pad=4)

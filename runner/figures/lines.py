@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from runner.figures.axes import marginal, ticks
+from runner.figures.axes import interval, marginal, ticks
 from runner.figures.study import QUESTION, Axis, View
 from runner.figures.style import (
     DASHES,
@@ -120,10 +120,7 @@ def _panel(panel: Any, chosen: Lines, measure: str, target: str) -> None:
         paint = colour.get(level, INK)
         dash = DASHES[i % len(DASHES)] if told and not told.numeric else "-"
         panel.plot(x, line["mean"], color=paint, linestyle=dash, linewidth=1.3, marker="o", markersize=2.8)
-        low, high = line["low"], line["high"]
-        if measure in QUESTION:  # shares, and so are the ends of their intervals
-            low, high = low.clip(0, 1), high.clip(0, 1)
-        panel.vlines(x, low, high, color=paint, linewidth=0.8, alpha=0.7)
+        panel.vlines(x, *interval(line, measure), color=paint, linewidth=0.8, alpha=0.7)
     if measure in QUESTION:
         panel.set(ylim=(-0.05, 1.08), yticks=(0, 0.5, 1))
     elif (points["mean"] > 0).all() and points["mean"].max() > 30 * points["mean"].min():

@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 
 from runner.errors import TrackingError
 from runner.store.shards import read_shards, read_status, shard_paths
+from runner.store.sweep_file import about
 from runner.tracking.configurations import Configurations
 from runner.tracking.location import ENVIRONMENT
 from runner.tracking.request import ExportReport, Progress, Request, explain
 from runner.tracking.runs import Kind, Run, cell_runs
-from runner.tracking.sweep_folder import about, artifacts, note
+from runner.tracking.sweep_folder import artifacts, note
 
 TOGETHER = 256  # runs in one transaction
 WAIT_FOR_OTHER = 10.0  # seconds; an export whose driver was killed ends by itself within a few

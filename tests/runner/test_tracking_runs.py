@@ -14,10 +14,11 @@ from hypothesis.extra import numpy as hnp
 
 from experiments.experiment import Outcome
 from runner.record import Failure
+from runner.store.sweep_file import about
 from runner.tracking.configurations import Configurations
 from runner.tracking.rows import latest
 from runner.tracking.runs import Point, cell_runs
-from runner.tracking.sweep_folder import about, note
+from runner.tracking.sweep_folder import note
 from tests.runner.tracking_cases import SWEEP, make_cells, make_folder, make_table
 
 AXES = {"toy": ("rate", "target")}
